@@ -1,0 +1,102 @@
+//! Who owns the tasks, and in which order they end.
+//!
+//! The process lives in three stages, stopped in the order of the way of an event: the *intake* (what consumes),
+//! then the *streams* (what browsers are connected to), then the *doors* (listeners and housekeeping). Stopping a
+//! stage asks its tasks to end and waits for them; nothing here knows what they do.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument;
+
+/// The stages of this process and its readiness. Cheap to clone: all clones are the same lifecycle.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    /// What consumes events and settles them. Stopped first.
+    pub intake: Stage,
+    /// What sends to clients. Stopped when nothing new can come in.
+    pub streams: Stage,
+    /// Listeners and housekeeping. Stopped last, so that a drain can be watched.
+    pub doors: Stage,
+    /// Written once by the source when it first had its broker; read by `/readyz`.
+    connected: Arc<AtomicBool>,
+}
+
+/// Whether this replica should be given traffic, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Send clients here.
+    Ready,
+    /// The broker has not been reached since the start.
+    Connecting,
+    /// This process is ending.
+    Draining,
+}
+
+impl Lifecycle {
+    /// The source has its broker. What happens to the link later does not take readiness away: clients that are
+    /// entitled keep their streams while RabbitMQ is away.
+    pub fn mark_connected(&self) {
+        self.connected.store(true, Ordering::Release);
+    }
+
+    /// What `/readyz` answers.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.intake.is_stopping() {
+            Readiness::Draining
+        } else if self.connected.load(Ordering::Acquire) {
+            Readiness::Ready
+        } else {
+            Readiness::Connecting
+        }
+    }
+}
+
+/// Tasks that end together. Cheap to clone: all clones are the same stage.
+#[derive(Clone, Debug, Default)]
+pub struct Stage {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Stage {
+    /// Starts a task that this stage waits for when it is stopped. The task must end soon after
+    /// [`Stage::stopping`] resolves. `name` appears in its log lines.
+    pub fn spawn<F>(&self, name: &'static str, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks
+            .spawn(task.instrument(tracing::info_span!("task", name)))
+    }
+
+    /// Something that is no task but must have ended before this stage has: an answer under way. Held until then.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.tasks.token()
+    }
+
+    /// Resolves when this stage is asked to stop. Cancel-safe.
+    pub fn stopping(&self) -> WaitForCancellationFutureOwned {
+        self.stop.clone().cancelled_owned()
+    }
+
+    /// Whether this stage was asked to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Asks the tasks of this stage to end, and waits until all have. Cancel-safe: dropping it leaves the request standing.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

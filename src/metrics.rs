@@ -1,0 +1,297 @@
+//! What Prometheus sees. Every series is made at the start, with closed label sets, so that a counter that never moved
+//! reads 0 and not "no data", and nothing a client or a producer sends can create a series.
+//!
+//! This module knows nothing of the others: they count, it keeps.
+
+mod process;
+
+use std::sync::Arc;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The content type of [`Metrics::render`]: Prometheus text exposition format 0.0.4.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The kinds of connection that clients hold.
+pub const TRANSPORTS: &[&str] = &["sse"];
+/// Why a stream of events ended.
+pub const CLOSE_REASONS: &[&str] = &["client", "stalled", "slow", "drain", "expired", "revoked"];
+/// Why a connection or a request for a stream was refused.
+pub const REFUSAL_REASONS: &[&str] = &[
+    "bad_request",
+    "unauthorized",
+    "forbidden",
+    "connection_limit",
+    "user_limit",
+    "address_limit",
+];
+/// Why an event did not reach a client that was entitled to it (one count a client), or nobody at all.
+pub const DROP_REASONS: &[&str] = &["slow", "superseded", "expired"];
+/// Why a message went to the dead-letter exchange.
+pub const DEAD_LETTER_REASONS: &[&str] = &[
+    "unaddressed",
+    "bad_address",
+    "too_large",
+    "not_utf8",
+    "not_json",
+    "not_object",
+];
+/// What a client was told about what it missed.
+pub const GAP_REASONS: &[&str] = &["slow", "expired", "unknown"];
+/// What became of a returning client's cursor.
+pub const RESUME_OUTCOMES: &[&str] = &["memory", "expired", "unknown"];
+
+/// Every series of this process. Shared by reference-counting; each field is one metric, named after it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Streams open now, by transport.
+    pub connections: Gauges,
+    /// TCP connections open now on the public listener.
+    pub sockets: IntGauge,
+    /// Streams that ended, by reason.
+    pub connections_closed: Counters,
+    /// Requests for a stream, or connections, that were refused, by reason.
+    pub connections_refused: Counters,
+    /// Deliveries taken from the broker, redeliveries included.
+    pub events_consumed: IntCounter,
+    /// Events handed to clients, one count a client, by transport.
+    pub events_delivered: Counters,
+    /// Events that did not reach an entitled client, by reason.
+    pub events_dropped: Counters,
+    /// Messages confirmed by the dead-letter exchange, by reason.
+    pub dead_letters: Counters,
+    /// Attempts to dead-letter that failed and are tried again.
+    pub dead_letter_failures: IntCounter,
+    /// Deliveries recognised as repeats and not sent again.
+    pub duplicates: IntCounter,
+    /// Gaps told to clients, by reason.
+    pub gaps: Counters,
+    /// Returning clients, by what became of their cursor.
+    pub resumes: Counters,
+    /// 1 while the consumer's link to the broker is up, else 0.
+    pub broker_up: IntGauge,
+    /// Times the consumer's link was made again after it had been lost.
+    pub broker_reconnects: IntCounter,
+    /// Messages in the events queue, as RabbitMQ counts them. On a stream: those it retains.
+    pub queue_messages: IntGauge,
+    /// Consumers of the events queue, as RabbitMQ counts them.
+    pub queue_consumers: IntGauge,
+    /// Deliveries taken and not yet settled.
+    pub unacknowledged: IntGauge,
+    /// Age of the newest event when it was consumed, by its producer's timestamp, in seconds.
+    pub event_lag: Gauge,
+    /// From consumption to the client's socket, in seconds: the oldest event of each write.
+    pub delivery_seconds: Histogram,
+    /// Events held in memory for clients that return.
+    pub history_events: IntGauge,
+    /// Memory those take, in bytes.
+    pub history_bytes: IntGauge,
+    /// Audiences with events in memory or clients connected.
+    pub channels: IntGauge,
+}
+
+impl Metrics {
+    /// Makes every series, at zero.
+    ///
+    /// # Errors
+    /// When two metrics bear one name: a mistake in this file.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let make = Maker {
+            registry: Registry::new(),
+        };
+        make.build_info()?;
+        make.registry
+            .register(Box::new(process::ProcessCollector::new()?))?;
+        let metrics = Self {
+            connections: make.gauges("connections", "Streams open now.", "transport", TRANSPORTS)?,
+            sockets: make.gauge("sockets", "TCP connections open now on the public listener.")?,
+            connections_closed: make.counters("connections_closed_total", "Streams that ended.", "reason", CLOSE_REASONS)?,
+            connections_refused: make.counters(
+                "connections_refused_total",
+                "Connections and requests for a stream that were refused.",
+                "reason",
+                REFUSAL_REASONS,
+            )?,
+            events_consumed: make.counter("events_consumed_total", "Deliveries taken from the broker, redeliveries included.")?,
+            events_delivered: make.counters(
+                "events_delivered_total",
+                "Events handed to clients, one count a client.",
+                "transport",
+                TRANSPORTS,
+            )?,
+            events_dropped: make.counters(
+                "events_dropped_total",
+                "Events that did not reach a client: passed by its ring (slow), replaced by a newer one of its routing key (superseded), \
+                 or past their AMQP expiration (expired).",
+                "reason",
+                DROP_REASONS,
+            )?,
+            dead_letters: make.counters(
+                "dead_letters_total",
+                "Messages that the dead-letter exchange confirmed.",
+                "reason",
+                DEAD_LETTER_REASONS,
+            )?,
+            dead_letter_failures: make.counter("dead_letter_failures_total", "Attempts to dead-letter that failed and are tried again.")?,
+            duplicates: make.counter("duplicates_total", "Deliveries recognised as repeats and not sent again.")?,
+            gaps: make.counters("gaps_total", "Gaps told to clients.", "reason", GAP_REASONS)?,
+            resumes: make.counters("resumes_total", "Returning clients, by what became of their cursor.", "outcome", RESUME_OUTCOMES)?,
+            broker_up: make.gauge("broker_up", "1 while the consumer's link to the broker is up, else 0.")?,
+            broker_reconnects: make.counter("broker_reconnects_total", "Times the consumer's link was made again after it was lost.")?,
+            queue_messages: make.gauge("queue_messages", "Messages in the events queue as RabbitMQ counts them; on a stream, those it retains.")?,
+            queue_consumers: make.gauge("queue_consumers", "Consumers of the events queue as RabbitMQ counts them.")?,
+            unacknowledged: make.gauge("unacknowledged_messages", "Deliveries taken and not yet settled.")?,
+            event_lag: make.float_gauge("event_lag_seconds", "Age of the newest event when it was consumed, by its producer's timestamp.")?,
+            delivery_seconds: make.histogram(
+                "delivery_seconds",
+                "From consumption to the client's socket: the oldest event of each write.",
+                &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+            )?,
+            history_events: make.gauge("history_events", "Events held in memory for clients that return.")?,
+            history_bytes: make.gauge("history_bytes", "Memory held by those events.")?,
+            channels: make.gauge("channels", "Audiences with events in memory or clients connected.")?,
+            registry: make.registry,
+        };
+        Ok(Arc::new(metrics))
+    }
+
+    /// The text exposition of every series.
+    ///
+    /// # Errors
+    /// When a series cannot be written as text: a mistake in this file.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// A counter for each value of a closed label set.
+#[derive(Debug)]
+pub struct Counters(Vec<(&'static str, IntCounter)>);
+
+/// A gauge for each value of a closed label set.
+#[derive(Debug)]
+pub struct Gauges(Vec<(&'static str, IntGauge)>);
+
+impl Counters {
+    /// The counter of `value`, which must be of the set; one that is not counts for the first and fails debug builds.
+    #[must_use]
+    pub fn of(&self, value: &str) -> &IntCounter {
+        of(&self.0, value)
+    }
+}
+
+impl Gauges {
+    /// The gauge of `value`, which must be of the set; one that is not counts for the first and fails debug builds.
+    #[must_use]
+    pub fn of(&self, value: &str) -> &IntGauge {
+        of(&self.0, value)
+    }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "no set is empty: each is a constant above"
+)]
+fn of<'a, T>(set: &'a [(&'static str, T)], value: &str) -> &'a T {
+    let found = set.iter().find(|(name, _)| *name == value);
+    debug_assert!(found.is_some(), "{value} is not of a closed label set");
+    found.map_or(&set[0].1, |(_, metric)| metric)
+}
+
+/// Makes metrics and registers them, with the prefix that all share.
+struct Maker {
+    registry: Registry,
+}
+
+const PREFIX: &str = "sse_bridge";
+
+impl Maker {
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::with_opts(
+            Opts::new(name, help).namespace(PREFIX),
+        )?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::with_opts(
+            Opts::new(name, help).namespace(PREFIX),
+        )?)
+    }
+
+    fn float_gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.add(Gauge::with_opts(Opts::new(name, help).namespace(PREFIX))?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, prometheus::Error> {
+        let options = HistogramOpts::new(name, help)
+            .namespace(PREFIX)
+            .buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(options)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&'static str],
+    ) -> Result<Counters, prometheus::Error> {
+        let family = self.add(IntCounterVec::new(
+            Opts::new(name, help).namespace(PREFIX),
+            &[label],
+        )?)?;
+        Ok(Counters(
+            values
+                .iter()
+                .map(|value| (*value, family.with_label_values(&[*value])))
+                .collect(),
+        ))
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&'static str],
+    ) -> Result<Gauges, prometheus::Error> {
+        let family = self.add(IntGaugeVec::new(
+            Opts::new(name, help).namespace(PREFIX),
+            &[label],
+        )?)?;
+        Ok(Gauges(
+            values
+                .iter()
+                .map(|value| (*value, family.with_label_values(&[*value])))
+                .collect(),
+        ))
+    }
+
+    fn build_info(&self) -> Result<(), prometheus::Error> {
+        let info = GaugeVec::new(
+            Opts::new("build_info", "Always 1; its label is what runs.").namespace(PREFIX),
+            &["version"],
+        )?;
+        self.add(info)?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        Ok(())
+    }
+}
