@@ -25,3 +25,5 @@
 
 pub mod lifecycle;
 pub mod metrics;
+pub mod event;
+pub mod frame;
