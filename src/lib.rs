@@ -27,3 +27,4 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod event;
 pub mod frame;
+pub mod hub;

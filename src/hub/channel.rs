@@ -1,0 +1,261 @@
+//! One audience's ring of events, and who listens to it.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::Waker;
+
+use atomic_waker::AtomicWaker;
+use slab::Slab;
+
+use super::lock;
+use crate::event::audience::Audience;
+use crate::event::id::Position;
+use crate::frame::Frame;
+
+/// An audience's events still in memory, numbered from 0 as they came, and its listeners.
+#[derive(Debug)]
+pub(super) struct Channel {
+    audience: Audience,
+    /// Written by the writer alone, under the hub's state lock; read by every listener.
+    ring: RwLock<Ring>,
+    /// The number after the newest event's: lets a reader see without the lock that there is nothing new for it.
+    /// Stored by the writer after the event is in the ring.
+    end: AtomicU64,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<(Position, Arc<Frame>)>,
+    /// The number of the oldest entry.
+    start: u64,
+    /// The position of the newest entry that was let go.
+    evicted: Option<Position>,
+}
+
+/// Where a reader is in a channel: the number of the event it takes next.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) channel: Arc<Channel>,
+    next: u64,
+    /// The key of the reader's signal among the channel's listeners.
+    listener: usize,
+}
+
+/// What a reader finds at its cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Nothing that is new to it.
+    Empty,
+    /// An event at this position.
+    At(Position),
+    /// The ring has passed it; so many events are gone. The cursor now stands at the oldest that is left.
+    Passed(u64),
+}
+
+impl Channel {
+    /// What an empty channel takes in the registry, with its map entries: an estimate from above.
+    pub(super) const FOOTPRINT: usize = 512;
+
+    pub(super) fn new(audience: Audience) -> Self {
+        Self {
+            audience,
+            ring: RwLock::default(),
+            end: AtomicU64::new(0),
+            listeners: Mutex::default(),
+        }
+    }
+
+    pub(super) fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// Adds the newest event. The writer's.
+    pub(super) fn push(&self, frame: Arc<Frame>) {
+        let mut ring = self.write();
+        ring.entries.push_back((frame.id().position, frame));
+        self.end
+            .store(ring.start + ring.entries.len() as u64, Ordering::Release);
+    }
+
+    /// Lets the oldest event go and returns it. The writer's.
+    pub(super) fn pop(&self) -> Option<Arc<Frame>> {
+        let mut ring = self.write();
+        let (position, frame) = ring.entries.pop_front()?;
+        ring.start += 1;
+        ring.evicted = Some(position);
+        if ring.entries.is_empty() {
+            ring.entries.shrink_to_fit();
+        }
+        Some(frame)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.read().entries.len()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.read().entries.is_empty() && lock(&self.listeners).is_empty()
+    }
+
+    /// Wakes everyone who listens.
+    pub(super) fn wake(&self) {
+        wake(&self.listeners);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cursor {
+    /// Joins after the newest event.
+    pub(super) fn at_tail(channel: Arc<Channel>, signal: &Arc<Signal>) -> Self {
+        let next = channel.end.load(Ordering::Acquire);
+        let listener = lock(&channel.listeners).add(signal);
+        Self {
+            channel,
+            next,
+            listener,
+        }
+    }
+
+    /// Joins after `position`; `None` is before the first. The flag says that events after it are gone.
+    pub(super) fn after(
+        channel: Arc<Channel>,
+        position: Option<Position>,
+        signal: &Arc<Signal>,
+    ) -> (Self, bool) {
+        let ring = channel.read();
+        let skipped = ring
+            .entries
+            .partition_point(|(at, _)| position.is_some_and(|position| *at <= position));
+        let next = ring.start + skipped as u64;
+        // `None` is before every position, on both sides.
+        let lost = ring.evicted > position;
+        drop(ring);
+        let listener = lock(&channel.listeners).add(signal);
+        (
+            Self {
+                channel,
+                next,
+                listener,
+            },
+            lost,
+        )
+    }
+
+    /// Stops listening.
+    pub(super) fn leave(&self) {
+        lock(&self.channel.listeners).remove(self.listener);
+    }
+
+    /// Whether everything in the channel has been taken.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.channel.end.load(Ordering::Acquire) == self.next
+    }
+
+    /// How many events wait, those past `is_at_end` included.
+    pub(super) fn behind(&self) -> u64 {
+        self.channel
+            .end
+            .load(Ordering::Acquire)
+            .saturating_sub(self.next)
+    }
+
+    /// Looks at the next event without taking it.
+    pub(super) fn head(&mut self) -> Head {
+        if self.is_at_end() {
+            return Head::Empty;
+        }
+        let ring = self.channel.read();
+        if self.next < ring.start {
+            let missed = ring.start - self.next;
+            self.next = ring.start;
+            return Head::Passed(missed);
+        }
+        ring.at(self.next)
+            .map_or(Head::Empty, |(position, _)| Head::At(*position))
+    }
+
+    /// Takes events below `bound`, in order, for as long as `visit` wants more. Stops short where the ring has passed
+    /// the cursor: [`Cursor::head`] tells.
+    pub(super) fn take(
+        &mut self,
+        bound: Position,
+        visit: &mut impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let ring = self.channel.read();
+        while self.next >= ring.start
+            && let Some((position, frame)) = ring.at(self.next)
+            && *position < bound
+        {
+            self.next += 1;
+            visit(frame)?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Ring {
+    fn at(&self, number: u64) -> Option<&(Position, Arc<Frame>)> {
+        self.entries
+            .get(usize::try_from(number.checked_sub(self.start)?).ok()?)
+    }
+}
+
+/// Who is to be woken.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Slab<Arc<Signal>>);
+
+impl Listeners {
+    pub(super) fn add(&mut self, signal: &Arc<Signal>) -> usize {
+        self.0.insert(Arc::clone(signal))
+    }
+
+    pub(super) fn remove(&mut self, listener: usize) {
+        self.0.try_remove(listener);
+        if self.0.is_empty() {
+            self.0.shrink_to_fit();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Wakes all of `listeners` who have not been woken since they last looked.
+pub(super) fn wake(listeners: &Mutex<Listeners>) {
+    for (_, signal) in &lock(listeners).0 {
+        signal.raise();
+    }
+}
+
+/// Wakes one reader, once, however many events come before it looks.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    raised: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Signal {
+    fn raise(&self) {
+        if !self.raised.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// To be called before looking: what comes after this call wakes. A swap, not a store: it and the writer's swap
+    /// have an order, so that either the writer sees the flag down, or the reader sees what the writer wrote.
+    pub(super) fn listen(&self, waker: &Waker) {
+        self.waker.register(waker);
+        self.raised.swap(false, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,283 @@
+//! The log of all that was consumed: what bounds the memory of every channel, what readers of everything are served
+//! from, and what says whether a client's id is believed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::channel::Channel;
+use super::{HubConfig, Numbering};
+use crate::event::Break;
+use crate::event::id::{EventId, Position};
+use crate::frame::Frame;
+
+/// Records in log order, each with its ordinal: how many came before it since the start.
+#[derive(Debug)]
+pub(super) struct History {
+    slots: VecDeque<Slot>,
+    /// The ordinal of the oldest slot.
+    first: u64,
+    /// Everything after this record is in `slots`. `None`: there are older records that were never read.
+    floor: Option<EventId>,
+    newest: Option<EventId>,
+    numbering: Numbering,
+    /// Slots that hold an event, and the memory that those events take.
+    events: usize,
+    event_bytes: usize,
+}
+
+/// A record: its id is kept after its event is gone, so that a client that names it is believed.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: EventId,
+    accepted_at: Instant,
+    pub(super) content: Content,
+}
+
+/// What a record left in memory.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Its event, which is in this channel's ring too.
+    Held(Arc<Frame>, Arc<Channel>),
+    /// Nothing: the ring was full.
+    Evicted(Arc<Channel>),
+    /// Nothing: there never was an event for anybody.
+    Passed,
+}
+
+/// What an id that a client brought back means here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Located {
+    /// A record of this log; all that came after it is or was in memory.
+    Known,
+    /// Older than anything in memory.
+    Older,
+    /// Of another log or process, or of nobody.
+    Unknown,
+}
+
+/// Records whose ids are remembered, as a multiple of the events held: the quiet audiences' events stay this much longer
+/// than a noisy one's.
+const RECORDS_PER_EVENT: usize = 4;
+
+impl History {
+    pub(super) fn new(numbering: Numbering) -> Self {
+        let floor = match numbering {
+            Numbering::Offsets => None,
+            Numbering::Sequence(_) => Some(numbering.origin()),
+        };
+        Self {
+            slots: VecDeque::new(),
+            first: 0,
+            floor,
+            newest: floor,
+            numbering,
+            events: 0,
+            event_bytes: 0,
+        }
+    }
+
+    pub(super) fn newest(&self) -> Option<EventId> {
+        self.newest
+    }
+
+    /// The id below the oldest record in memory, if it is known.
+    pub(super) fn floor(&self) -> Option<EventId> {
+        self.floor
+    }
+
+    pub(super) fn numbering(&self) -> Numbering {
+        self.numbering
+    }
+
+    pub(super) fn events(&self) -> usize {
+        self.events
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.event_bytes + self.slots.len() * size_of::<Slot>()
+    }
+
+    /// The ordinal that the next record will get.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// The ordinal of the oldest record in memory.
+    pub(super) fn start(&self) -> u64 {
+        self.first
+    }
+
+    pub(super) fn get(&self, ordinal: u64) -> Option<&Slot> {
+        self.slots
+            .get(usize::try_from(ordinal.checked_sub(self.first)?).ok()?)
+    }
+
+    /// The ordinal of the first record after `position`.
+    pub(super) fn after(&self, position: Position) -> u64 {
+        self.first
+            + self
+                .slots
+                .partition_point(|slot| slot.id.position <= position) as u64
+    }
+
+    /// Adds an event, here and to its channel.
+    pub(super) fn push(&mut self, frame: Arc<Frame>, channel: &Arc<Channel>) {
+        self.events += 1;
+        self.event_bytes += frame.cost();
+        channel.push(Arc::clone(&frame));
+        let (id, accepted_at) = (frame.id(), frame.accepted_at());
+        self.append(Slot {
+            id,
+            accepted_at,
+            content: Content::Held(frame, Arc::clone(channel)),
+        });
+    }
+
+    /// Adds a record that is nobody's event.
+    pub(super) fn pass(&mut self, id: EventId, accepted_at: Instant) {
+        self.append(Slot {
+            id,
+            accepted_at,
+            content: Content::Passed,
+        });
+    }
+
+    fn append(&mut self, slot: Slot) {
+        debug_assert!(
+            self.newest
+                .is_none_or(|newest| newest.position < slot.id.position || self.slots.is_empty())
+        );
+        if self.floor.is_none() && slot.id.position == Position::new(0) {
+            self.floor = Some(self.numbering.origin());
+        }
+        self.newest = Some(slot.id);
+        self.slots.push_back(slot);
+    }
+
+    /// Called when the log has been read to its end: if there was nothing, what comes first will be its beginning.
+    pub(super) fn settle_origin(&mut self) {
+        if self.newest.is_none() {
+            self.newest = Some(self.numbering.origin());
+            self.floor = self.newest;
+        }
+    }
+
+    /// The log broke off: forgets what it held.
+    pub(super) fn begin_anew(&mut self, what: Break) {
+        let origin = match (what, self.numbering) {
+            (Break::Lost, Numbering::Offsets) => None,
+            (Break::Lost, Numbering::Sequence(_)) => self.newest,
+            (Break::Replaced, numbering) => Some(numbering.origin()),
+        };
+        self.first = self.end();
+        self.slots = VecDeque::new();
+        self.events = 0;
+        self.event_bytes = 0;
+        self.floor = origin;
+        self.newest = origin;
+    }
+
+    /// Says what an id that a client brought back means.
+    pub(super) fn locate(&self, id: EventId) -> Located {
+        if let Numbering::Sequence(mark) = self.numbering
+            && id.mark != mark
+        {
+            return Located::Unknown;
+        }
+        if self.newest == Some(id) || self.floor == Some(id) {
+            return Located::Known;
+        }
+        match self
+            .slots
+            .binary_search_by_key(&id.position, |slot| slot.id.position)
+        {
+            Ok(index) if self.slots.get(index).is_some_and(|slot| slot.id == id) => Located::Known,
+            Err(0) => match self.floor {
+                Some(floor) if id.position < floor.position => Located::Older,
+                None if !self.slots.is_empty() => Located::Older,
+                _ => Located::Unknown,
+            },
+            // Another record stands at its position, or none ever did.
+            Ok(_) | Err(_) => Located::Unknown,
+        }
+    }
+
+    /// Lets the oldest go until every bound holds. `footprint` is memory that counts besides; `emptied` is told of each
+    /// channel that lost an event.
+    pub(super) fn trim(
+        &mut self,
+        config: &HubConfig,
+        footprint: usize,
+        now: Instant,
+        mut emptied: impl FnMut(&Arc<Channel>),
+    ) {
+        self.trim_noisy(config);
+        while let Some(oldest) = self.slots.front() {
+            let too_many = exceeds(self.events, config.max_events)
+                || exceeds(
+                    self.slots.len(),
+                    config.max_events.saturating_mul(RECORDS_PER_EVENT),
+                );
+            let too_large =
+                exceeds(self.bytes() + footprint, config.max_bytes) && self.slots.len() > 1;
+            let too_old = !config.max_age.is_zero()
+                && now.duration_since(oldest.accepted_at) > config.max_age;
+            if !(too_many || too_large || too_old) {
+                break;
+            }
+            self.drop_oldest(&mut emptied);
+        }
+        if self.slots.is_empty() {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    /// Holds the newest event's ring to its own bound: a noisy audience pushes out its own events first.
+    fn trim_noisy(&mut self, config: &HubConfig) {
+        let Some(Slot {
+            content: Content::Held(_, channel),
+            ..
+        }) = self.slots.back()
+        else {
+            return;
+        };
+        let channel = Arc::clone(channel);
+        while exceeds(channel.len(), config.channel_capacity) {
+            let Some(frame) = channel.pop() else {
+                return;
+            };
+            self.forget(&frame);
+            let ordinal = self
+                .slots
+                .binary_search_by_key(&frame.id().position, |slot| slot.id.position);
+            if let Some(slot) = ordinal.ok().and_then(|index| self.slots.get_mut(index)) {
+                slot.content = Content::Evicted(Arc::clone(&channel));
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self, emptied: &mut impl FnMut(&Arc<Channel>)) {
+        let Some(slot) = self.slots.pop_front() else {
+            return;
+        };
+        self.first += 1;
+        self.floor = Some(slot.id);
+        if let Content::Held(frame, channel) = slot.content {
+            self.forget(&frame);
+            channel.pop();
+            emptied(&channel);
+        }
+    }
+
+    fn forget(&mut self, frame: &Frame) {
+        self.events -= 1;
+        self.event_bytes -= frame.cost();
+    }
+}
+
+/// Whether `value` is over `limit`, where 0 is none.
+fn exceeds(value: usize, limit: usize) -> bool {
+    limit != 0 && value > limit
+}
