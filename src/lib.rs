@@ -28,3 +28,6 @@ pub mod metrics;
 pub mod event;
 pub mod frame;
 pub mod hub;
+pub mod auth;
+pub mod transport;
+pub mod problem;

@@ -1,0 +1,250 @@
+//! What one may see and do. Deny by default: what a grant does not name is not granted, and every door asks here.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use crate::event::audience::{Audience, Identifier, Recipient};
+use crate::event::scope::Scope;
+use crate::event::topic::TopicPattern;
+
+/// What one request may see and do.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    reach: Reach,
+    permissions: Vec<Permission>,
+    expires_at: Option<SystemTime>,
+}
+
+/// Which audiences a grant opens.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// Nobody is told apart: what is asked for is believed, the tenant too.
+    Undivided,
+    /// Somebody in particular.
+    Somebody {
+        /// The tenant that fences everything, if there are tenants.
+        tenant: Option<Identifier>,
+        /// Whose own events.
+        user: Option<Identifier>,
+        /// Whose teams' events.
+        teams: BTreeSet<Identifier>,
+        /// Which channels, by pattern.
+        channels: Vec<TopicPattern>,
+    },
+}
+
+/// Something that a grant may allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// `events:read`: hold a stream.
+    Read,
+    /// `events:publish`: `POST /publish`.
+    Publish,
+    /// `events:admin`: see everything (of the own tenant, where there is one).
+    Admin,
+}
+
+impl Permission {
+    /// Every permission there is.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Publish, Self::Admin];
+
+    /// As it stands in a token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "events:read",
+            Self::Publish => "events:publish",
+            Self::Admin => "events:admin",
+        }
+    }
+}
+
+/// What a client asks to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// `user_id`, any number.
+    pub users: Vec<Identifier>,
+    /// `team_id`, any number.
+    pub teams: Vec<Identifier>,
+    /// `channel`, any number.
+    pub channels: Vec<Identifier>,
+    /// `tenant_id`.
+    pub tenant: Option<Identifier>,
+    /// `all`: `None` where it was not said.
+    pub all: Option<bool>,
+    /// `broadcast`.
+    pub broadcast: bool,
+}
+
+/// What a client asked for and may not have. The text is for the client; it names what it asked for, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    /// An audience that the grant does not open.
+    #[error("your token does not grant {0}")]
+    Audience(Recipient),
+    /// Another tenant, or a tenant where there are none.
+    #[error("your token does not grant tenant {0}")]
+    Tenant(Identifier),
+    /// A permission that the grant does not hold.
+    #[error("your token does not grant {}", .0.as_str())]
+    Permission(Permission),
+    /// Nothing was asked for and nothing is granted.
+    #[error("nothing was asked for, or nothing is granted, so there is nothing to stream")]
+    Nothing,
+}
+
+impl Grant {
+    /// A grant for where nobody is told apart.
+    #[must_use]
+    pub fn undivided(permissions: &[Permission]) -> Self {
+        Self {
+            reach: Reach::Undivided,
+            permissions: permissions.to_vec(),
+            expires_at: None,
+        }
+    }
+
+    /// A grant for somebody in particular, until `expires_at`.
+    #[must_use]
+    pub fn new(reach: Reach, permissions: Vec<Permission>, expires_at: Option<SystemTime>) -> Self {
+        Self {
+            reach,
+            permissions,
+            expires_at,
+        }
+    }
+
+    /// When it ends, if it does. A stream ends with it.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// Who holds it, if that is known: what limits per user count by.
+    #[must_use]
+    pub fn user(&self) -> Option<&Identifier> {
+        match &self.reach {
+            Reach::Undivided => None,
+            Reach::Somebody { user, .. } => user.as_ref(),
+        }
+    }
+
+    /// The tenant it is fenced by, if there is one.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Identifier> {
+        match &self.reach {
+            Reach::Undivided => None,
+            Reach::Somebody { tenant, .. } => tenant.as_ref(),
+        }
+    }
+
+    /// Whether it allows `permission`.
+    ///
+    /// # Errors
+    /// [`Forbidden::Permission`] when it does not.
+    pub fn require(&self, permission: Permission) -> Result<(), Forbidden> {
+        if self.permissions.contains(&permission) {
+            Ok(())
+        } else {
+            Err(Forbidden::Permission(permission))
+        }
+    }
+
+    /// What a client that asks for `wanted` is to be sent.
+    ///
+    /// # Errors
+    /// [`Forbidden`] when it asks for anything that this grant does not open: nothing is served in part.
+    pub fn scope(&self, wanted: &Wanted) -> Result<Scope, Forbidden> {
+        self.require(Permission::Read)?;
+        match &self.reach {
+            Reach::Undivided => undivided(wanted),
+            Reach::Somebody {
+                tenant,
+                user,
+                teams,
+                channels,
+            } => {
+                if let Some(other) = wanted
+                    .tenant
+                    .as_ref()
+                    .filter(|asked| tenant.as_ref() != Some(*asked))
+                {
+                    return Err(Forbidden::Tenant(other.clone()));
+                }
+                if wanted.all == Some(true) {
+                    self.require(Permission::Admin)?;
+                    return Ok(Scope::Everything {
+                        tenant: tenant.clone(),
+                        broadcast: wanted.broadcast,
+                    });
+                }
+                let mut recipients = wanted.recipients();
+                for recipient in &recipients {
+                    let granted = match recipient {
+                        Recipient::User(asked) => user.as_ref() == Some(asked),
+                        Recipient::Team(asked) => teams.contains(asked),
+                        Recipient::Channel(asked) => channels
+                            .iter()
+                            .any(|pattern| pattern.matches(asked.as_str())),
+                        Recipient::Broadcast => true,
+                    };
+                    if !granted {
+                        return Err(Forbidden::Audience(recipient.clone()));
+                    }
+                }
+                if recipients.is_empty() {
+                    recipients.extend(user.iter().cloned().map(Recipient::User));
+                    recipients.extend(teams.iter().cloned().map(Recipient::Team));
+                }
+                audiences(tenant.as_ref(), recipients, wanted.broadcast)
+            }
+        }
+    }
+}
+
+impl Wanted {
+    fn recipients(&self) -> Vec<Recipient> {
+        let users = self.users.iter().cloned().map(Recipient::User);
+        let channels = self.channels.iter().cloned().map(Recipient::Channel);
+        let teams = self.teams.iter().cloned().map(Recipient::Team);
+        users.chain(channels).chain(teams).collect()
+    }
+}
+
+/// Where nobody is told apart, what is asked for is granted, and everything is the default.
+fn undivided(wanted: &Wanted) -> Result<Scope, Forbidden> {
+    let recipients = wanted.recipients();
+    if wanted.all.unwrap_or(recipients.is_empty()) {
+        return Ok(Scope::Everything {
+            tenant: wanted.tenant.clone(),
+            broadcast: wanted.broadcast,
+        });
+    }
+    audiences(wanted.tenant.as_ref(), recipients, wanted.broadcast)
+}
+
+/// Each recipient once, inside the tenant.
+fn audiences(
+    tenant: Option<&Identifier>,
+    recipients: Vec<Recipient>,
+    broadcast: bool,
+) -> Result<Scope, Forbidden> {
+    let mut audiences: Vec<Audience> = Vec::with_capacity(recipients.len() + 1);
+    for recipient in recipients
+        .into_iter()
+        .chain(broadcast.then_some(Recipient::Broadcast))
+    {
+        let audience = Audience {
+            tenant: tenant.cloned(),
+            recipient,
+        };
+        if !audiences.contains(&audience) {
+            audiences.push(audience);
+        }
+    }
+    if audiences.is_empty() {
+        Err(Forbidden::Nothing)
+    } else {
+        Ok(Scope::Audiences(audiences))
+    }
+}

@@ -1,0 +1,123 @@
+//! How many streams one user and one address may hold.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts streams by holder. Cheap to clone: all clones count together.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    per_user: usize,
+    per_address: usize,
+    /// Streams open now, by holder; holders without any are not in it. Only holders under a limit are counted.
+    open: Arc<Mutex<HashMap<Holder, usize>>>,
+}
+
+/// Who holds a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    User(String),
+    Address(IpAddr),
+}
+
+/// A place among the streams of a user and an address, given back when dropped.
+#[derive(Debug, Default)]
+pub struct Seat(Vec<(Limits, Holder)>);
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Streams of one user.
+    User,
+    /// Streams from one address.
+    Address,
+}
+
+impl Limits {
+    /// Limits by user and by address; 0 is none.
+    #[must_use]
+    pub fn new(per_user: usize, per_address: usize) -> Self {
+        Self {
+            per_user,
+            per_address,
+            open: Arc::default(),
+        }
+    }
+
+    /// Takes a place for a stream of `user`, if that is known, from `address`.
+    pub(super) fn take(&self, user: Option<&str>, address: IpAddr) -> Result<Seat, Full> {
+        let mut seat = Seat::default();
+        if self.per_address > 0 {
+            seat.0.push(
+                self.count(Holder::Address(address), self.per_address)
+                    .ok_or(Full::Address)?,
+            );
+        }
+        if let Some(user) = user.filter(|_| self.per_user > 0) {
+            seat.0.push(
+                self.count(Holder::User(user.to_owned()), self.per_user)
+                    .ok_or(Full::User)?,
+            );
+        }
+        Ok(seat)
+    }
+
+    fn count(&self, holder: Holder, limit: usize) -> Option<(Self, Holder)> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(holder.clone()).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some((self.clone(), holder))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        for (limits, holder) in self.0.drain(..) {
+            let mut open = limits.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = open.get_mut(&holder) {
+                *count -= 1;
+                if *count == 0 {
+                    open.remove(&holder);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_place_that_is_given_back_can_be_taken_again() {
+        let limits = Limits::new(1, 0);
+        let seat = limits.take(Some("42"), HOME).unwrap();
+        assert_eq!(limits.take(Some("42"), HOME).unwrap_err(), Full::User);
+        limits.take(Some("43"), HOME).unwrap();
+        drop(seat);
+        limits.take(Some("42"), HOME).unwrap();
+    }
+
+    #[test]
+    fn a_refused_user_leaves_its_address_uncounted() {
+        let limits = Limits::new(1, 2);
+        let _first = limits.take(Some("42"), HOME).unwrap();
+        assert_eq!(limits.take(Some("42"), HOME).unwrap_err(), Full::User);
+        let _second = limits.take(Some("43"), HOME).unwrap();
+        assert_eq!(limits.take(Some("44"), HOME).unwrap_err(), Full::Address);
+    }
+
+    #[test]
+    fn no_limit_counts_nobody() {
+        let limits = Limits::new(0, 0);
+        let _seats: Vec<_> = (0..100)
+            .map(|_| limits.take(Some("42"), HOME).unwrap())
+            .collect();
+        assert!(limits.open.lock().unwrap().is_empty());
+    }
+}
