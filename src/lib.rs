@@ -26,6 +26,7 @@
 pub mod lifecycle;
 pub mod metrics;
 pub mod event;
+pub mod amqp;
 pub mod frame;
 pub mod hub;
 pub mod auth;

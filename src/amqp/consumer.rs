@@ -1,0 +1,794 @@
+//! The supervised consumer: it connects, makes sure of the topology, subscribes, hands every delivery to the intake
+//! and settles it by the verdict; and whatever happens to the link, it begins again, for ever.
+//!
+//! Its connection carries nothing else: RabbitMQ stops the acks of a connection that also publishes when it blocks
+//! publishers. It never nacks: poison goes to the dead-letter exchange by [`DeadLetters`] and is acknowledged when
+//! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{Channel, Connection};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::message::{Origin, position, take_apart};
+use super::progress::{Arrival, Offset, Progress};
+use super::settlements::Settlements;
+use super::{BrokerConfig, DeadLetters, Error, QueueType, topology};
+use crate::event::id::{Mark, Position};
+use crate::event::{Intake, Message, Verdict};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+
+/// How long settled deliveries may wait for the broker to be told.
+const FLUSH: Duration = Duration::from_millis(50);
+/// How long a subscription may be silent at its beginning before that means something.
+const SILENCE: Duration = Duration::from_millis(500);
+/// How long it may be silent where a record must be.
+const LONG_SILENCE: Duration = Duration::from_secs(3);
+/// How long the last chunk of a stream may pause before it counts as read.
+const QUIET: Duration = Duration::from_millis(150);
+/// How long the search for the tail takes at most under steady traffic.
+const PROBE: Duration = Duration::from_secs(2);
+/// How many records of the last chunk may be unacknowledged.
+const PROBE_PREFETCH: u16 = 1000;
+/// How often the search for the tail may find nothing in a stream that says it has records.
+const PROBES: u32 = 3;
+/// How often the broker is asked what is in the queue.
+const WATCH: Duration = Duration::from_secs(10);
+/// A link that lived this long was a good one: the next fault begins with the shortest wait.
+const GOOD_LINK: Duration = Duration::from_secs(1);
+/// How long dead letters on their way may take at the end.
+const LAST_LETTERS: Duration = Duration::from_secs(5);
+/// How long the broker may take to stop delivering at the end.
+const CANCEL: Duration = Duration::from_secs(2);
+
+/// Consumes the events queue.
+#[derive(Debug)]
+pub struct Consumer {
+    config: Arc<BrokerConfig>,
+    dead_letters: DeadLetters,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+}
+
+impl Consumer {
+    /// Makes no connection yet.
+    #[must_use]
+    pub fn new(
+        config: Arc<BrokerConfig>,
+        dead_letters: DeadLetters,
+        metrics: Arc<Metrics>,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        Self {
+            config,
+            dead_letters,
+            metrics,
+            lifecycle,
+        }
+    }
+
+    /// Consumes until the intake's stage is asked to stop, and never returns before. Then it cancels the subscription,
+    /// settles what it has (dead letters on their way have 5 s) and closes the link.
+    pub async fn run(self, intake: impl Intake) {
+        let stopping = Box::pin(self.lifecycle.intake.stopping());
+        let progress = Progress::new(self.config.history_max_age);
+        let mut run = Run {
+            consumer: self,
+            intake,
+            stopping,
+            progress,
+            caught_up: false,
+            letters: JoinSet::new(),
+            generation: 0,
+            links: 0,
+            silent_probes: 0,
+            frame_max: Some(connection::SMALL_FRAMES),
+        };
+        run.supervise().await;
+        run.letters.shutdown().await;
+        run.consumer.metrics.broker_up.set(0);
+        run.consumer.metrics.unacknowledged.set(0);
+    }
+}
+
+/// All that outlives a link.
+struct Run<I> {
+    consumer: Consumer,
+    intake: I,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Used for streams only.
+    progress: Progress,
+    /// Whether the intake was told that history is over.
+    caught_up: bool,
+    /// Dead letters on their way.
+    letters: JoinSet<Settled>,
+    /// Counts links and streams: what a dead letter settles is known by its tag or position in one of them only.
+    generation: u64,
+    /// How many links have been subscribed.
+    links: u64,
+    silent_probes: u32,
+    /// The size of frames to ask for; none is the broker's.
+    frame_max: Option<u32>,
+}
+
+/// What a confirmed dead letter settles.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    generation: u64,
+    what: Key,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Key {
+    Position(Position),
+    Tag(u64),
+}
+
+/// A channel that delivers.
+struct Subscription {
+    channel: Channel,
+    deliveries: lapin::Consumer,
+    settlements: Settlements,
+    /// When silence means something.
+    silence: Option<Instant>,
+}
+
+/// Why a subscription ended.
+enum End {
+    Stopped,
+    /// To be made again on the same link, elsewhere in the stream.
+    Elsewhere,
+    /// Nothing came, where the record that was last read must be.
+    Silent,
+    Fault(Error),
+}
+
+/// What happened next.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart once a turn, never kept"
+)]
+enum Step {
+    Stop,
+    Letter(Option<Settled>),
+    Flush,
+    Silence,
+    Delivery(Option<lapin::Result<Delivery>>),
+}
+
+impl<I: Intake> Run<I> {
+    async fn supervise(&mut self) {
+        let mut backoff = Backoff::default();
+        let mut faults = FaultLog::default();
+        let suspicion = Suspicion::default();
+        let mut node = 0;
+        loop {
+            let links = self.links;
+            let began = Instant::now();
+            let Some(fault) = self.live(node, &suspicion).await else {
+                return;
+            };
+            self.consumer.metrics.broker_up.set(0);
+            self.consumer.metrics.unacknowledged.set(0);
+            let had_link = self.links > links;
+            if had_link && began.elapsed() >= GOOD_LINK {
+                backoff.reset();
+                faults.reset();
+            }
+            node = node.wrapping_add(1);
+            let wait = backoff.next();
+            report(&fault, &mut faults, wait);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = &mut self.stopping => {
+                    self.last_letters(None).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One link, from the first knock to its end. None when this process is ending.
+    async fn live(&mut self, node: usize, suspicion: &Suspicion) -> Option<Error> {
+        let config = Arc::clone(&self.consumer.config);
+        let connecting = Box::pin(connect(&config, node, self.frame_max, suspicion));
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            () = &mut self.stopping => {
+                self.last_letters(None).await;
+                return None;
+            }
+        };
+        let connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => return Some(error),
+        };
+        let end = Box::pin(self.consume(&connection)).await;
+        connection::close(&connection).await;
+        if let Some(Error::Lost { cause, .. }) = &end
+            && cause.contains("frame too large")
+        {
+            // A message with huge headers: from now on frames are as large as the broker's.
+            self.frame_max = None;
+        }
+        end
+    }
+
+    /// All subscriptions of one link. None when this process is ending.
+    async fn consume(&mut self, connection: &Connection) -> Option<Error> {
+        let mut silence = LONG_SILENCE;
+        loop {
+            let stopping = self.consumer.lifecycle.intake.stopping();
+            let subscribed = tokio::select! {
+                subscribed = self.subscribe(connection, silence) => Some(subscribed),
+                () = stopping => None,
+            };
+            let mut subscription = match subscribed {
+                Some(Ok(subscription)) => subscription,
+                Some(Err(error)) => return Some(error),
+                None => {
+                    self.last_letters(None).await;
+                    return None;
+                }
+            };
+            let end = self.deliver(connection, &mut subscription).await;
+            let lowest = subscription.settlements.lowest_unsettled();
+            match end {
+                End::Stopped => {
+                    self.wind_up(&mut subscription).await;
+                    return None;
+                }
+                End::Elsewhere => self.progress.settled_below(lowest),
+                End::Silent => {
+                    self.progress.settled_below(lowest);
+                    silence = silence.saturating_mul(2);
+                    if let Err(error) = self.recognise(connection).await {
+                        return Some(error);
+                    }
+                }
+                End::Fault(error) => {
+                    self.lose(lowest);
+                    return Some(error);
+                }
+            }
+        }
+    }
+
+    /// The link is gone, and what it delivered and was not settled will come again.
+    fn lose(&mut self, lowest_unsettled: Option<Position>) {
+        if self.is_stream() {
+            // Its dead letters go on: they are known by their positions.
+            self.progress.settled_below(lowest_unsettled);
+        } else {
+            // They are delivered again and dead-lettered then.
+            self.letters.abort_all();
+            self.generation += 1;
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        self.consumer.config.queue_type == QueueType::Stream
+    }
+
+    async fn subscribe(
+        &mut self,
+        connection: &Connection,
+        silence: Duration,
+    ) -> Result<Subscription, Error> {
+        let config = Arc::clone(&self.consumer.config);
+        Box::pin(topology::ensure_events(connection, &config)).await?;
+        self.ensure_dead_letters(connection).await?;
+        let offset = match self.is_stream() {
+            true => Some(self.begin(connection).await?),
+            false => None,
+        };
+        let (channel, deliveries) =
+            open(connection, &config.queue, config.prefetch, offset).await?;
+        let silence = match offset {
+            None | Some(Offset::First) => None,
+            Some(Offset::Age(_)) => Some(Instant::now() + SILENCE),
+            Some(Offset::At(_)) => Some(Instant::now() + silence),
+        };
+        self.subscribed(offset);
+        Ok(Subscription {
+            channel,
+            deliveries,
+            settlements: Settlements::default(),
+            silence,
+        })
+    }
+
+    /// At the first start everything must be there. Later on events are more than poison: they are delivered even
+    /// where somebody has to mend the dead-letter exchange first, while poison stays unsettled.
+    async fn ensure_dead_letters(&self, connection: &Connection) -> Result<(), Error> {
+        match topology::ensure_dead_letters(connection, &self.consumer.config).await {
+            Err(error) if error.needs_operator() && self.links > 0 => {
+                tracing::error!("{error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Where a stream's subscription begins.
+    async fn begin(&mut self, connection: &Connection) -> Result<Offset, Error> {
+        if self.progress.needs_tail() {
+            let config = &self.consumer.config;
+            let give_up = self.silent_probes + 1 >= PROBES;
+            match find_tail(connection, config).await? {
+                Tail::At(tail) => drop(self.progress.found_tail(Some(tail))),
+                Tail::Empty => drop(self.progress.found_tail(None)),
+                Tail::Silent if give_up => drop(self.progress.found_tail(None)),
+                Tail::Silent => {
+                    self.silent_probes += 1;
+                    return Err(Error::Timeout {
+                        action: format!("with the newest record of stream `{}`", config.queue),
+                        seconds: LONG_SILENCE.as_secs(),
+                    });
+                }
+            }
+        }
+        self.progress.begin();
+        Ok(self.progress.offset())
+    }
+
+    /// The broker delivers from here on.
+    fn subscribed(&mut self, offset: Option<Offset>) {
+        let Consumer {
+            config,
+            metrics,
+            lifecycle,
+            ..
+        } = &self.consumer;
+        if metrics.broker_up.get() == 0 {
+            if self.links > 0 {
+                metrics.broker_reconnects.inc();
+            }
+            self.links += 1;
+            metrics.broker_up.set(1);
+            let begins = offset.map(tracing::field::debug);
+            tracing::info!(queue = %config.queue, queue_type = %config.queue_type, begins, "consuming");
+        }
+        lifecycle.mark_connected();
+        if matches!(offset, None | Some(Offset::First)) {
+            self.catch_up();
+        }
+    }
+
+    fn catch_up(&mut self) {
+        if !self.caught_up {
+            self.caught_up = true;
+            self.intake.caught_up();
+            tracing::info!("history is read; from here on it is news");
+        }
+    }
+
+    /// Nothing came where the last record must be. Either the broker is slow, or the stream was made anew.
+    async fn recognise(&mut self, connection: &Connection) -> Result<(), Error> {
+        let tail = match find_tail(connection, &self.consumer.config).await? {
+            Tail::At(tail) => Some(tail),
+            Tail::Empty => None,
+            Tail::Silent => return Ok(()),
+        };
+        if self.progress.is_another(tail) {
+            self.start_over();
+        }
+        Ok(())
+    }
+
+    fn start_over(&mut self) {
+        let queue = &self.consumer.config.queue;
+        tracing::error!(%queue, "the stream was deleted and made anew: it is read from its first record, and what was not read of the old one is lost");
+        self.progress.start_over();
+        self.generation += 1;
+        self.letters.abort_all();
+    }
+
+    async fn deliver(&mut self, connection: &Connection, subscription: &mut Subscription) -> End {
+        let Consumer {
+            config, metrics, ..
+        } = &self.consumer;
+        let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
+        let batch = usize::from(config.prefetch / 2).max(1);
+        let mut watching = Box::pin(watch(connection, &config, &metrics));
+        let mut flush: Option<Instant> = None;
+        loop {
+            // Each branch is cancel-safe: a join set and a consumer keep what was not taken.
+            let step = tokio::select! {
+                biased;
+                () = &mut self.stopping => Step::Stop,
+                Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
+                () = until(flush) => Step::Flush,
+                () = until(subscription.silence) => Step::Silence,
+                never = &mut watching => match never {},
+                delivery = subscription.deliveries.next() => Step::Delivery(delivery),
+            };
+            let end = match step {
+                Step::Stop => Some(End::Stopped),
+                Step::Letter(settled) => {
+                    self.settle_letter(settled, &mut subscription.settlements);
+                    None
+                }
+                Step::Flush => self.acknowledge(subscription).await,
+                Step::Silence => self.silent(subscription),
+                Step::Delivery(delivery) => self.take_burst(delivery, subscription, batch),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+            if subscription.settlements.due() >= batch
+                && let Some(end) = self.acknowledge(subscription).await
+            {
+                return end;
+            }
+            flush = match subscription.settlements.due() {
+                0 => None,
+                _ => flush.or_else(|| Some(Instant::now() + FLUSH)),
+            };
+            metrics
+                .unacknowledged
+                .set(count(subscription.settlements.unsettled()));
+        }
+    }
+
+    /// Takes a delivery and those that are there already, up to a batch: a burst costs one turn of the loop.
+    fn take_burst(
+        &mut self,
+        first: Option<lapin::Result<Delivery>>,
+        subscription: &mut Subscription,
+        batch: usize,
+    ) -> Option<End> {
+        subscription.silence = None;
+        let mut next = Some(first);
+        for _ in 0..batch {
+            let Some(delivery) = next
+                .take()
+                .or_else(|| subscription.deliveries.next().now_or_never())
+            else {
+                break;
+            };
+            let end = match delivery {
+                Some(Ok(delivery)) => self.take(delivery, &mut subscription.settlements),
+                Some(Err(error)) => Some(End::Fault(connection::lost("consuming", &error))),
+                None => {
+                    let queue = self.consumer.config.queue.clone();
+                    Some(End::Fault(Error::Cancelled { queue }))
+                }
+            };
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, delivery: Delivery, settlements: &mut Settlements) -> Option<End> {
+        let tag = delivery.delivery_tag;
+        let (message, origin) = take_apart(delivery);
+        settlements.deliver(tag, origin.position);
+        let Some(position) = origin.position.filter(|_| self.is_stream()) else {
+            self.hand_over(message, origin, Key::Tag(tag), tag, settlements);
+            return None;
+        };
+        match self.progress.judge(position, mark(position, &message)) {
+            Arrival::Settled => settlements.settle(tag),
+            Arrival::Waits => {}
+            Arrival::PastTail => return Some(End::Elsewhere),
+            Arrival::AnotherStream => {
+                self.start_over();
+                return Some(End::Elsewhere);
+            }
+            arrival @ (Arrival::Accept { .. } | Arrival::AfterLoss) => {
+                match arrival {
+                    Arrival::Accept { news: true } => self.catch_up(),
+                    Arrival::AfterLoss => tracing::error!(
+                        position = position.get(),
+                        "records before this one are lost: the stream's retention removed them before they were read"
+                    ),
+                    _ => {}
+                }
+                self.hand_over(message, origin, Key::Position(position), tag, settlements);
+                if self.progress.handed_over(position) {
+                    self.catch_up();
+                }
+            }
+        }
+        None
+    }
+
+    /// The intake has its say.
+    fn hand_over(
+        &mut self,
+        message: Message,
+        origin: Origin,
+        what: Key,
+        tag: u64,
+        settlements: &mut Settlements,
+    ) {
+        match self.intake.accept(message) {
+            Verdict::Acknowledge => settlements.settle(tag),
+            Verdict::DeadLetter(poison) => {
+                if let Key::Position(position) = what {
+                    self.progress.poisoned(position);
+                }
+                let settled = Settled {
+                    generation: self.generation,
+                    what,
+                };
+                let sending = self.consumer.dead_letters.clone().send(origin, poison);
+                self.letters.spawn(async move {
+                    sending.await;
+                    settled
+                });
+            }
+        }
+    }
+
+    fn settle_letter(&mut self, settled: Option<Settled>, settlements: &mut Settlements) {
+        // Those that were aborted settle nothing: what they carried comes again.
+        let Some(Settled { generation, what }) = settled else {
+            return;
+        };
+        if generation != self.generation {
+            return;
+        }
+        match what {
+            Key::Tag(tag) => settlements.settle(tag),
+            Key::Position(position) => {
+                self.progress.dead_lettered(position);
+                if let Some(tag) = settlements.tag_of(position) {
+                    settlements.settle(tag);
+                }
+                self.progress.settled_below(settlements.lowest_unsettled());
+            }
+        }
+    }
+
+    /// Tells the broker what is settled. The end, if it cannot be told.
+    async fn acknowledge(&mut self, subscription: &mut Subscription) -> Option<End> {
+        let tag = subscription.settlements.take_due()?;
+        let telling = subscription
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        let told = tokio::select! {
+            told = telling => told,
+            () = &mut self.stopping => return Some(End::Stopped),
+        };
+        told.err()
+            .map(|error| End::Fault(connection::lost("acknowledging", &error)))
+    }
+
+    fn silent(&mut self, subscription: &mut Subscription) -> Option<End> {
+        subscription.silence = None;
+        if self.progress.offset_is_known() {
+            return Some(End::Silent);
+        }
+        if self.progress.nothing_came() {
+            self.catch_up();
+            return None;
+        }
+        Some(End::Elsewhere)
+    }
+
+    /// The end of this process: no more deliveries; what can be settled is.
+    async fn wind_up(&mut self, subscription: &mut Subscription) {
+        let tag = subscription.deliveries.tag();
+        let cancel = subscription
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        drop(timeout(CANCEL, cancel).await);
+        self.last_letters(Some(&mut subscription.settlements)).await;
+        if let Some(tag) = subscription.settlements.take_due() {
+            let telling = subscription
+                .channel
+                .basic_ack(tag, BasicAckOptions { multiple: true });
+            drop(timeout(CANCEL, telling).await);
+        }
+        drop(timeout(CANCEL, subscription.channel.close(200, "OK".into())).await);
+    }
+
+    /// Waits for the dead letters on their way, but not for ever.
+    async fn last_letters(&mut self, settlements: Option<&mut Settlements>) {
+        let mut nowhere = Settlements::default();
+        let settlements = settlements.unwrap_or(&mut nowhere);
+        let deadline = Instant::now() + LAST_LETTERS;
+        while let Ok(Some(settled)) = timeout_at(deadline, self.letters.join_next()).await {
+            self.settle_letter(settled.ok(), settlements);
+        }
+        if !self.letters.is_empty() {
+            let messages = self.letters.len();
+            tracing::warn!(
+                messages,
+                "stopping before these could be dead-lettered; they are not acknowledged"
+            );
+        }
+    }
+}
+
+/// Connects to the node whose turn it is.
+async fn connect(
+    config: &BrokerConfig,
+    turn: usize,
+    frame_max: Option<u32>,
+    suspicion: &Suspicion,
+) -> Result<Connection, Error> {
+    let Some(node) = config.nodes.get(turn % config.nodes.len().max(1)) else {
+        let reason = "no node is configured".to_owned();
+        return Err(Error::Invalid {
+            what: "the list of nodes",
+            reason,
+        });
+    };
+    connection::connect(node, config, Role::Consumer, frame_max, suspicion).await
+}
+
+/// Opens a channel that delivers the queue from this offset.
+async fn open(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+    offset: Option<Offset>,
+) -> Result<(Channel, lapin::Consumer), Error> {
+    let begin = offset.map(|offset| match offset {
+        Offset::First => AMQPValue::LongString(LongString::from("first")),
+        Offset::Age(age) => {
+            AMQPValue::LongString(LongString::from(format!("{}s", age.as_secs().max(1))))
+        }
+        Offset::At(position) => {
+            AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX))
+        }
+    });
+    open_at(connection, queue, prefetch, begin).await
+}
+
+async fn open_at(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+    begin: Option<AMQPValue>,
+) -> Result<(Channel, lapin::Consumer), Error> {
+    let channel = connection::open_channel(connection).await?;
+    let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false });
+    connection::answer("setting the prefetch", qos).await?;
+    let mut arguments = FieldTable::default();
+    if let Some(begin) = begin {
+        arguments.insert("x-stream-offset".into(), begin);
+    }
+    let queue_name = connection::short("the name of a queue", queue)?;
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(queue_name, "".into(), options, arguments);
+    let deliveries = connection::answer(&format!("consuming queue `{queue}`"), consume).await?;
+    Ok((channel, deliveries))
+}
+
+/// Where a stream ends.
+enum Tail {
+    At(Position),
+    Empty,
+    /// It says it has records, but delivers none.
+    Silent,
+}
+
+/// Finds the newest record: reads the last chunk until it pauses.
+async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tail, Error> {
+    let last = AMQPValue::LongString(LongString::from("last"));
+    let (channel, mut deliveries) =
+        open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
+    let began = Instant::now();
+    let mut tail = None;
+    let mut unacknowledged = 0;
+    loop {
+        let patience = match tail {
+            None => SILENCE,
+            Some(_) => QUIET.min((began + PROBE).saturating_duration_since(Instant::now())),
+        };
+        match timeout(patience, deliveries.next()).await {
+            Ok(Some(Ok(delivery))) => {
+                tail = position(&delivery.properties).or(tail);
+                unacknowledged += 1;
+                if unacknowledged >= PROBE_PREFETCH / 2 {
+                    unacknowledged = 0;
+                    let options = BasicAckOptions { multiple: true };
+                    let told = channel.basic_ack(delivery.delivery_tag, options);
+                    connection::answer("looking for the newest record", told).await?;
+                }
+            }
+            Ok(Some(Err(error))) => {
+                return Err(connection::lost("looking for the newest record", &error));
+            }
+            Ok(None) => {
+                return Err(Error::Cancelled {
+                    queue: config.queue.clone(),
+                });
+            }
+            Err(_) => match tail {
+                Some(tail) => return Ok(Tail::At(tail)),
+                None if began.elapsed() >= LONG_SILENCE => return Ok(Tail::Silent),
+                None => {
+                    let counts = topology::passive_queue(connection, &config.queue).await?;
+                    if counts.is_none_or(|counts| counts.messages == 0) {
+                        return Ok(Tail::Empty);
+                    }
+                }
+            },
+        }
+    }
+}
+
+fn mark(position: Position, message: &Message) -> Mark {
+    let Message {
+        routing_key,
+        message_id,
+        timestamp,
+        body,
+        ..
+    } = message;
+    Mark::of_record(
+        position,
+        routing_key,
+        message_id.as_deref(),
+        *timestamp,
+        body,
+    )
+}
+
+/// Asks every 10 s what is in the queue and who consumes it, and says so when a work queue has a second consumer.
+/// Never fatal: a link that is broken is seen where it delivers.
+async fn watch(connection: &Connection, config: &BrokerConfig, metrics: &Metrics) -> Infallible {
+    let mut ticks = interval(WATCH);
+    let mut told = 1;
+    loop {
+        ticks.tick().await;
+        match topology::passive_queue(connection, &config.queue).await {
+            Ok(Some(counts)) => {
+                metrics.queue_messages.set(counts.messages.into());
+                metrics.queue_consumers.set(counts.consumers.into());
+                if config.queue_type != QueueType::Stream && counts.consumers != told {
+                    told = counts.consumers;
+                    if counts.consumers > 1 {
+                        let advice = topology::advice_on_sharing(config.queue_scope);
+                        tracing::error!(queue = %config.queue, consumers = counts.consumers, "{advice}");
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "cannot count what is in the queue"),
+        }
+    }
+}
+
+/// Tells a fault: once, then at doubling intervals.
+fn report(fault: &Error, faults: &mut FaultLog, wait: Duration) {
+    let Some(times) = faults.note(fault, Instant::now()) else {
+        return;
+    };
+    let next_try_ms = count(usize::try_from(wait.as_millis()).unwrap_or(usize::MAX));
+    if fault.needs_operator() {
+        tracing::error!(times, next_try_ms, "{fault}");
+    } else {
+        tracing::warn!(times, next_try_ms, "{fault}");
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

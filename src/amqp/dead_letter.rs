@@ -1,0 +1,283 @@
+//! What becomes of a message that cannot be delivered: it goes to the dead-letter exchange as it came, with headers
+//! that say why, and the broker confirms it before it is settled. It is tried until it works; nothing is dropped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use tokio::time::Instant;
+
+use super::connection::{Backoff, FaultLog};
+use super::message::{OFFSET, Origin};
+use super::publisher::{self, Publisher};
+use super::{BrokerConfig, Error};
+use crate::event::Poison;
+use crate::metrics::Metrics;
+
+/// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame
+/// that AMQP allows has 8,192 bytes.
+const TRIMMED: usize = 6 * 1024;
+
+/// The way to the dead-letter exchange. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    publisher: Publisher,
+    config: Arc<BrokerConfig>,
+    metrics: Arc<Metrics>,
+    /// Shared by all that are on their way, so that a fault which stops them all is told once.
+    faults: Arc<Mutex<FaultLog>>,
+}
+
+impl DeadLetters {
+    /// Dead letters go through this publisher.
+    #[must_use]
+    pub fn new(publisher: Publisher, config: Arc<BrokerConfig>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            publisher,
+            config,
+            metrics,
+            faults: Arc::default(),
+        }
+    }
+
+    /// Returns when the broker has confirmed the dead letter, however long that takes. Dropped before, nobody knows
+    /// whether it has it.
+    pub(super) async fn send(self, origin: Origin, poison: Poison) {
+        let mut properties = self.properties(&origin, &poison);
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.try_once(&origin, &mut properties).await {
+            self.metrics.dead_letter_failures.inc();
+            self.complain(&error);
+            tokio::time::sleep(backoff.next()).await;
+        }
+        self.metrics.dead_letters.of(poison.reason.as_str()).inc();
+        tracing::error!(
+            reason = poison.reason.as_str(),
+            detail = %poison.detail,
+            routing_key = %origin.routing_key,
+            position = origin.position.map(|position| position.get()),
+            exchange = %self.config.dead_letter_exchange,
+            "dead-lettered a message that cannot be delivered"
+        );
+    }
+
+    async fn try_once(
+        &self,
+        origin: &Origin,
+        properties: &mut BasicProperties,
+    ) -> Result<(), Error> {
+        let exchange = &self.config.dead_letter_exchange;
+        let routing_key = origin.routing_key.as_str();
+        let sent = self
+            .publisher
+            .send(exchange, routing_key, properties.clone(), &origin.body)
+            .await;
+        match &sent {
+            Err(Error::Invalid {
+                what: publisher::TOO_LARGE,
+                ..
+            }) => trim(properties),
+            Err(Error::NoExchange { .. } | Error::Unroutable { .. }) if self.config.declare => {
+                self.publisher.restore_dead_letters().await?;
+            }
+            _ => {}
+        }
+        sent
+    }
+
+    fn complain(&self, error: &Error) {
+        let told = self
+            .faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(error, Instant::now());
+        if let Some(times) = told {
+            tracing::warn!(%error, times, "cannot dead-letter a message; it stays unsettled and is tried again");
+        }
+    }
+
+    /// The original properties, and why. Two of them would stop the letter and become headers: RabbitMQ refuses a
+    /// `user_id` that is not ours, and an `expiration` would empty the dead-letter queue.
+    fn properties(&self, origin: &Origin, poison: &Poison) -> BasicProperties {
+        let original = &origin.properties;
+        let mut headers = FieldTable::default();
+        for (name, value) in original.headers().iter().flatten() {
+            if name.as_str() != OFFSET {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        let mut tell = |name: &str, value: &str| {
+            headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+        };
+        tell("x-bridge-reason", poison.reason.as_str());
+        tell("x-bridge-detail", &poison.detail);
+        tell("x-bridge-exchange", origin.exchange.as_str());
+        tell("x-bridge-routing-key", origin.routing_key.as_str());
+        tell("x-bridge-queue", &self.config.queue);
+        if let Some(position) = origin.position {
+            tell("x-bridge-position", &position.to_string());
+        }
+        if let Some(user_id) = original.user_id() {
+            tell("x-bridge-user-id", user_id.as_str());
+        }
+        if let Some(expiration) = original.expiration() {
+            tell("x-bridge-expiration", expiration.as_str());
+        }
+        type With = fn(BasicProperties, ShortString) -> BasicProperties;
+        let texts: [(&Option<ShortString>, With); 8] = [
+            (original.content_type(), BasicProperties::with_content_type),
+            (
+                original.content_encoding(),
+                BasicProperties::with_content_encoding,
+            ),
+            (
+                original.correlation_id(),
+                BasicProperties::with_correlation_id,
+            ),
+            (original.reply_to(), BasicProperties::with_reply_to),
+            (original.message_id(), BasicProperties::with_message_id),
+            (original.kind(), BasicProperties::with_type),
+            (original.app_id(), BasicProperties::with_app_id),
+            (original.cluster_id(), BasicProperties::with_cluster_id),
+        ];
+        let mut properties = BasicProperties::default().with_headers(headers);
+        for (text, with) in texts {
+            if let Some(text) = text {
+                properties = with(properties, text.clone());
+            }
+        }
+        if let Some(priority) = original.priority() {
+            properties = properties.with_priority(*priority);
+        }
+        if let Some(timestamp) = original.timestamp() {
+            properties = properties.with_timestamp(*timestamp);
+        }
+        properties
+    }
+}
+
+/// Leaves out the largest of the original headers until all fit into the smallest frame, and says so.
+fn trim(properties: &mut BasicProperties) {
+    let Some(table) = properties.headers() else {
+        return;
+    };
+    let mut entries: Vec<_> = table.into_iter().collect();
+    let ours = |name: &ShortString| name.as_str().starts_with("x-bridge-");
+    entries.sort_by_key(|(name, value)| (!ours(name), publisher::value_size(value)));
+    let mut kept = FieldTable::default();
+    let mut size = 0;
+    let mut left_out = 0_u32;
+    for (name, value) in entries {
+        size += 1 + name.as_str().len() + publisher::value_size(value);
+        if ours(name) || size <= TRIMMED {
+            kept.insert(name.clone(), value.clone());
+        } else {
+            left_out += 1;
+        }
+    }
+    kept.insert(
+        "x-bridge-headers-left-out".into(),
+        AMQPValue::LongUInt(left_out),
+    );
+    *properties = std::mem::take(properties).with_headers(kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Reason;
+    use crate::event::id::Position;
+
+    fn letters() -> DeadLetters {
+        let config = Arc::new(crate::amqp::tests::config());
+        DeadLetters::new(Publisher::new(&config), config, Metrics::new().unwrap())
+    }
+
+    fn origin(properties: BasicProperties) -> Origin {
+        Origin {
+            exchange: "events.topic".into(),
+            routing_key: "nobody".into(),
+            properties,
+            body: Bytes::from_static(b"body"),
+            position: Some(Position::new(7)),
+        }
+    }
+
+    fn header(properties: &BasicProperties, name: &str) -> Option<String> {
+        let value = properties.headers().as_ref()?.inner().get(name)?;
+        Some(value.as_long_string()?.to_string())
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_what_it_came_with_and_says_why() {
+        let mut headers = FieldTable::default();
+        headers.insert("kept".into(), AMQPValue::LongInt(5));
+        headers.insert(OFFSET.into(), AMQPValue::LongLongInt(7));
+        let original = BasicProperties::default()
+            .with_headers(headers)
+            .with_type("job".into())
+            .with_timestamp(12)
+            .with_priority(3)
+            .with_user_id("somebody".into())
+            .with_expiration("100".into());
+        let poison = Poison {
+            reason: Reason::Unaddressed,
+            detail: "no rule".to_owned(),
+        };
+        let properties = letters().properties(&origin(original), &poison);
+        for (name, value) in [
+            ("x-bridge-reason", "unaddressed"),
+            ("x-bridge-detail", "no rule"),
+            ("x-bridge-exchange", "events.topic"),
+            ("x-bridge-routing-key", "nobody"),
+            ("x-bridge-position", "7"),
+            ("x-bridge-queue", "events.sse"),
+            ("x-bridge-user-id", "somebody"),
+            ("x-bridge-expiration", "100"),
+        ] {
+            assert_eq!(header(&properties, name).as_deref(), Some(value), "{name}");
+        }
+        let headers = properties.headers().as_ref().unwrap();
+        assert_eq!(headers.inner().get("kept"), Some(&AMQPValue::LongInt(5)));
+        assert!(!headers.contains_key(OFFSET));
+        assert_eq!(properties.kind().as_ref().unwrap().as_str(), "job");
+        assert_eq!(
+            (properties.timestamp(), properties.priority()),
+            (&Some(12), &Some(3))
+        );
+        assert_eq!(
+            (properties.user_id(), properties.expiration()),
+            (&None, &None)
+        );
+    }
+
+    #[test]
+    fn headers_too_large_for_a_frame_lose_the_largest_and_never_ours() {
+        let mut headers = FieldTable::default();
+        headers.insert(
+            "large".into(),
+            AMQPValue::LongString(vec![b'x'; 200_000].into()),
+        );
+        headers.insert("small".into(), AMQPValue::LongInt(5));
+        let poison = Poison {
+            reason: Reason::TooLarge,
+            detail: "d".repeat(256),
+        };
+        let original = BasicProperties::default().with_headers(headers);
+        let mut properties = letters().properties(&origin(original), &poison);
+        trim(&mut properties);
+        assert!(publisher::encoded_size(&properties) < 8192);
+        let kept = properties.headers().as_ref().unwrap();
+        assert!(kept.contains_key("small") && !kept.contains_key("large"));
+        assert_eq!(
+            header(&properties, "x-bridge-reason").as_deref(),
+            Some("too_large")
+        );
+        assert_eq!(
+            kept.inner().get("x-bridge-headers-left-out"),
+            Some(&AMQPValue::LongUInt(1))
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! A delivery as the rest of the bridge takes it: AMQP's properties and headers in our own types.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, ShortString};
+
+use crate::event::id::Position;
+use crate::event::{HeaderValue, Message};
+
+/// The header in which a stream says where a record is (a signed 64-bit number).
+pub(super) const OFFSET: &str = "x-stream-offset";
+
+/// What of a delivery is kept aside while the intake has its message: what a dead letter needs beyond that.
+pub(super) struct Origin {
+    /// The exchange it was published to.
+    pub exchange: ShortString,
+    pub routing_key: ShortString,
+    pub properties: BasicProperties,
+    pub body: Bytes,
+    /// None where the queue has no positions.
+    pub position: Option<Position>,
+}
+
+/// Takes a delivery apart: its message, and what a dead letter would need. The body is shared, not copied.
+pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
+    let Delivery {
+        exchange,
+        routing_key,
+        redelivered,
+        properties,
+        data,
+        ..
+    } = delivery;
+    let origin = Origin {
+        exchange,
+        position: position(&properties),
+        body: Bytes::from(data),
+        routing_key,
+        properties,
+    };
+    (origin.message(redelivered), origin)
+}
+
+impl Origin {
+    fn message(&self, redelivered: bool) -> Message {
+        let properties = &self.properties;
+        let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+        Message {
+            position: self.position,
+            routing_key: self.routing_key.to_string(),
+            headers: headers(properties),
+            kind: text(properties.kind()),
+            message_id: text(properties.message_id()),
+            timestamp: *properties.timestamp(),
+            expiration: text(properties.expiration()),
+            redelivered,
+            body: self.body.clone(),
+        }
+    }
+}
+
+/// Where a delivery of a stream is in its log.
+pub(super) fn position(properties: &BasicProperties) -> Option<Position> {
+    match properties.headers().as_ref()?.inner().get(OFFSET)? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok().map(Position::new),
+        _ => None,
+    }
+}
+
+fn headers(properties: &BasicProperties) -> Vec<(String, HeaderValue)> {
+    let Some(table) = properties.headers() else {
+        return Vec::new();
+    };
+    let own = |name: &ShortString| name.as_str() == OFFSET;
+    table
+        .into_iter()
+        .filter(|(name, _)| !own(name))
+        .map(|(name, value)| (name.to_string(), header(value)))
+        .collect()
+}
+
+fn header(value: &AMQPValue) -> HeaderValue {
+    let name = match value {
+        AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
+            Ok(text) => return HeaderValue::Text(text.to_owned()),
+            Err(_) => "bytes",
+        },
+        AMQPValue::ShortString(text) => return HeaderValue::Text(text.to_string()),
+        AMQPValue::ShortShortInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortShortUInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortUInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::LongInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::LongUInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::LongLongInt(number) => return HeaderValue::Integer((*number).into()),
+        AMQPValue::Boolean(_) => "bool",
+        AMQPValue::Float(_) => "float",
+        AMQPValue::Double(_) => "double",
+        AMQPValue::DecimalValue(_) => "decimal",
+        AMQPValue::FieldArray(_) => "array",
+        AMQPValue::Timestamp(_) => "timestamp",
+        AMQPValue::FieldTable(_) => "table",
+        AMQPValue::ByteArray(_) => "bytes",
+        AMQPValue::Void => "void",
+    };
+    HeaderValue::Other(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+
+    use super::*;
+
+    fn delivery(headers: FieldTable) -> Delivery {
+        let mut delivery = Delivery::mock(
+            7,
+            "events.topic".into(),
+            "user.1".into(),
+            true,
+            b"{}".to_vec(),
+        );
+        delivery.properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_type("job".into())
+            .with_message_id("m-1".into())
+            .with_timestamp(1_700_000_000)
+            .with_expiration("60000".into());
+        delivery
+    }
+
+    #[test]
+    fn a_delivery_becomes_a_message_with_all_that_an_event_is_made_of() {
+        let mut headers = FieldTable::default();
+        headers.insert(OFFSET.into(), AMQPValue::LongLongInt(48_211));
+        headers.insert("user-id".into(), AMQPValue::LongString("42".into()));
+        let (message, origin) = take_apart(delivery(headers));
+        assert_eq!(
+            message,
+            Message {
+                position: Some(Position::new(48_211)),
+                routing_key: "user.1".to_owned(),
+                headers: vec![("user-id".to_owned(), HeaderValue::Text("42".to_owned()))],
+                kind: Some("job".to_owned()),
+                message_id: Some("m-1".to_owned()),
+                timestamp: Some(1_700_000_000),
+                expiration: Some("60000".to_owned()),
+                redelivered: true,
+                body: Bytes::from_static(b"{}"),
+            }
+        );
+        assert_eq!(origin.exchange.as_str(), "events.topic");
+        assert_eq!(origin.position, Some(Position::new(48_211)));
+    }
+
+    #[test]
+    fn every_integer_is_an_integer_and_what_is_neither_text_nor_integer_keeps_its_types_name() {
+        let cases = [
+            (AMQPValue::ShortShortInt(-1), HeaderValue::Integer(-1)),
+            (AMQPValue::ShortShortUInt(255), HeaderValue::Integer(255)),
+            (AMQPValue::ShortInt(-2), HeaderValue::Integer(-2)),
+            (AMQPValue::ShortUInt(2), HeaderValue::Integer(2)),
+            (AMQPValue::LongInt(-3), HeaderValue::Integer(-3)),
+            (
+                AMQPValue::LongUInt(u32::MAX),
+                HeaderValue::Integer(u32::MAX.into()),
+            ),
+            (
+                AMQPValue::LongLongInt(i64::MIN),
+                HeaderValue::Integer(i64::MIN.into()),
+            ),
+            (
+                AMQPValue::LongString("é".into()),
+                HeaderValue::Text("é".to_owned()),
+            ),
+            (
+                AMQPValue::LongString(vec![0xff].into()),
+                HeaderValue::Other("bytes"),
+            ),
+            (AMQPValue::Boolean(true), HeaderValue::Other("bool")),
+            (AMQPValue::Double(1.0), HeaderValue::Other("double")),
+            (AMQPValue::Timestamp(1), HeaderValue::Other("timestamp")),
+            (
+                AMQPValue::FieldTable(FieldTable::default()),
+                HeaderValue::Other("table"),
+            ),
+            (AMQPValue::Void, HeaderValue::Other("void")),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(header(&value), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn an_offset_that_is_no_position_is_none() {
+        for value in [
+            AMQPValue::LongLongInt(-1),
+            AMQPValue::LongString("1".into()),
+        ] {
+            let mut headers = FieldTable::default();
+            headers.insert(OFFSET.into(), value);
+            assert_eq!(
+                position(&BasicProperties::default().with_headers(headers)),
+                None
+            );
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! How far a stream has been read, across links: where to begin, when history ends, and what a delivery is in the
+//! light of that. Pure: it decides, the consumer acts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::event::id::{Mark, Position};
+
+/// Where a subscription begins (`x-stream-offset`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offset {
+    /// At the oldest record that is kept.
+    First,
+    /// This far back.
+    Age(Duration),
+    /// At this record.
+    At(Position),
+}
+
+/// What the consumer knows of the stream it reads. Lives as long as the process.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// How far back the first start begins.
+    history: Duration,
+    warm_up: WarmUp,
+    /// The newest record that was handed to the intake, and its mark: at the next link it must be there still.
+    last: Option<(Position, Mark)>,
+    /// The lowest record that was not settled when that was last looked at, at the latest when a link was lost.
+    lowest_unsettled: Option<Position>,
+    /// Records that are being dead-lettered, or were, at or above the lowest unsettled one: after a reconnect they
+    /// come again and must not be dead-lettered twice. As bounded as the unsettled are: by the prefetch.
+    poison: BTreeMap<Position, Letter>,
+    /// Whether this link has shown that the stream is the one that was read before.
+    recognised: bool,
+}
+
+/// How the first start stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WarmUp {
+    /// Nobody knows yet where history ends.
+    Unknown,
+    /// History ends with the record `tail`.
+    Reading {
+        tail: Position,
+        by_age: bool,
+    },
+    Over,
+}
+
+/// How far the dead letter of a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Letter {
+    UnderWay,
+    Confirmed,
+}
+
+/// What a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// For the intake. `news` if history ends before it, and this is the first to show that.
+    Accept { news: bool },
+    /// Known and settled: the record at which this link began, or poison that was dead-lettered.
+    Settled,
+    /// Poison whose dead letter is under way.
+    Waits,
+    /// The age led past the tail: to be subscribed again, at the tail.
+    PastTail,
+    /// The record at this position is another than it was: the stream was deleted and made anew.
+    AnotherStream,
+    /// For the intake, but records before it are gone: retention was faster than we were.
+    AfterLoss,
+}
+
+impl Progress {
+    pub(super) fn new(history: Duration) -> Self {
+        Self {
+            history,
+            warm_up: WarmUp::Unknown,
+            last: None,
+            lowest_unsettled: None,
+            poison: BTreeMap::new(),
+            recognised: false,
+        }
+    }
+
+    /// Whether the tail must be looked for before anything is read.
+    pub(super) fn needs_tail(&self) -> bool {
+        self.warm_up == WarmUp::Unknown
+    }
+
+    /// The tail was looked for: the newest record at the first start, or none. True if history is over at once.
+    pub(super) fn found_tail(&mut self, tail: Option<Position>) -> bool {
+        self.warm_up = match tail {
+            Some(tail) => WarmUp::Reading {
+                tail,
+                by_age: !self.history.is_zero(),
+            },
+            None => WarmUp::Over,
+        };
+        tail.is_none()
+    }
+
+    /// Where the next subscription begins.
+    pub(super) fn offset(&self) -> Offset {
+        match (self.last, self.warm_up) {
+            (Some((last, _)), _) => Offset::At(
+                self.lowest_unsettled
+                    .map_or(last, |lowest| lowest.min(last)),
+            ),
+            (None, WarmUp::Reading { by_age: true, .. }) => Offset::Age(self.history),
+            (
+                None,
+                WarmUp::Reading {
+                    tail,
+                    by_age: false,
+                },
+            ) => Offset::At(tail),
+            (None, WarmUp::Unknown | WarmUp::Over) => Offset::First,
+        }
+    }
+
+    /// A subscription begins.
+    pub(super) fn begin(&mut self) {
+        self.recognised = self.last.is_none();
+    }
+
+    /// What this delivery is.
+    pub(super) fn judge(&mut self, position: Position, mark: Mark) -> Arrival {
+        match self.last {
+            None => match self.warm_up {
+                WarmUp::Reading { tail, by_age: true } if position > tail => {
+                    self.warm_up = WarmUp::Reading {
+                        tail,
+                        by_age: false,
+                    };
+                    Arrival::PastTail
+                }
+                _ => self.accept(position, mark),
+            },
+            Some((last, known)) if position == last => {
+                if known != mark {
+                    return Arrival::AnotherStream;
+                }
+                self.recognised = true;
+                self.letter_at(position).unwrap_or(Arrival::Settled)
+            }
+            Some((last, _)) if position < last => {
+                // Handed over before: the intake knows it again.
+                self.letter_at(position)
+                    .unwrap_or(Arrival::Accept { news: false })
+            }
+            Some(_) if !self.recognised => {
+                self.recognised = true;
+                match self.accept(position, mark) {
+                    Arrival::Accept { news: false } => Arrival::AfterLoss,
+                    other => other,
+                }
+            }
+            Some(_) => self.accept(position, mark),
+        }
+    }
+
+    fn letter_at(&self, position: Position) -> Option<Arrival> {
+        self.poison.get(&position).map(|letter| match letter {
+            Letter::UnderWay => Arrival::Waits,
+            Letter::Confirmed => Arrival::Settled,
+        })
+    }
+
+    fn accept(&mut self, position: Position, mark: Mark) -> Arrival {
+        self.last = Some((position, mark));
+        Arrival::Accept {
+            news: self.end_warm_up_before(position),
+        }
+    }
+
+    fn end_warm_up_before(&mut self, position: Position) -> bool {
+        match self.warm_up {
+            WarmUp::Reading { tail, .. } if position > tail => {
+                self.warm_up = WarmUp::Over;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The delivery at this position was handed over. True if history ends with it.
+    pub(super) fn handed_over(&mut self, position: Position) -> bool {
+        match self.warm_up {
+            WarmUp::Reading { tail, .. } if position == tail => {
+                self.warm_up = WarmUp::Over;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether subscriptions begin at a record that was read, which must therefore be there.
+    pub(super) fn offset_is_known(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Nothing came at the beginning of a subscription. True if that ends history.
+    pub(super) fn nothing_came(&mut self) -> bool {
+        match self.warm_up {
+            WarmUp::Reading { tail, by_age: true } if self.last.is_none() => {
+                self.warm_up = WarmUp::Reading {
+                    tail,
+                    by_age: false,
+                };
+                false
+            }
+            WarmUp::Reading { .. } if self.last.is_none() => {
+                self.warm_up = WarmUp::Over;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the stream with this tail is another than the one that was read, as it is shorter.
+    pub(super) fn is_another(&self, tail: Option<Position>) -> bool {
+        self.last
+            .is_some_and(|(last, _)| tail.is_none_or(|tail| tail < last))
+    }
+
+    /// The stream was made anew: all of it is news. True if that ends history.
+    pub(super) fn start_over(&mut self) -> bool {
+        let was_reading = self.warm_up != WarmUp::Over;
+        *self = Self {
+            warm_up: WarmUp::Over,
+            ..Self::new(self.history)
+        };
+        was_reading
+    }
+
+    /// A record is being dead-lettered.
+    pub(super) fn poisoned(&mut self, position: Position) {
+        self.poison.insert(position, Letter::UnderWay);
+    }
+
+    /// Its dead letter is confirmed.
+    pub(super) fn dead_lettered(&mut self, position: Position) {
+        if let Some(letter) = self.poison.get_mut(&position) {
+            *letter = Letter::Confirmed;
+        }
+    }
+
+    /// This is the lowest unsettled record now, of all that were delivered on this link.
+    pub(super) fn settled_below(&mut self, lowest_unsettled: Option<Position>) {
+        // Until this link has delivered all that the one before it left open, it knows less than that one.
+        if self.recognised {
+            self.lowest_unsettled = lowest_unsettled;
+            self.poison = match lowest_unsettled {
+                Some(lowest) => self.poison.split_off(&lowest),
+                None => BTreeMap::new(),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HISTORY: Duration = Duration::from_secs(600);
+
+    fn at(position: u64) -> Position {
+        Position::new(position)
+    }
+
+    fn mark(position: u64) -> Mark {
+        Mark::of_record(at(position), "key", None, None, b"body")
+    }
+
+    fn judge(progress: &mut Progress, position: u64) -> Arrival {
+        progress.judge(at(position), mark(position))
+    }
+
+    /// A stream that was read up to here, warm-up over.
+    fn read_up_to(position: u64) -> Progress {
+        let mut progress = Progress::new(HISTORY);
+        assert!(progress.found_tail(None));
+        progress.begin();
+        for position in 1..=position {
+            judge(&mut progress, position);
+        }
+        progress
+    }
+
+    #[test]
+    fn an_empty_stream_begins_at_its_first_record_and_all_is_news() {
+        let mut progress = Progress::new(HISTORY);
+        assert!(progress.needs_tail());
+        assert!(progress.found_tail(None));
+        assert_eq!(progress.offset(), Offset::First);
+        progress.begin();
+        assert_eq!(judge(&mut progress, 0), Arrival::Accept { news: false });
+        assert!(!progress.handed_over(at(0)));
+    }
+
+    #[test]
+    fn a_warm_up_begins_by_age_and_ends_with_the_tail() {
+        let mut progress = Progress::new(HISTORY);
+        assert!(!progress.found_tail(Some(at(9))));
+        assert_eq!(progress.offset(), Offset::Age(HISTORY));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 8), Arrival::Accept { news: false });
+        assert!(!progress.handed_over(at(8)));
+        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert!(progress.handed_over(at(9)));
+        assert!(!progress.handed_over(at(9)), "once");
+        assert_eq!(judge(&mut progress, 10), Arrival::Accept { news: false });
+    }
+
+    #[test]
+    fn where_the_age_finds_nothing_the_tail_is_read() {
+        let mut progress = Progress::new(HISTORY);
+        progress.found_tail(Some(at(9)));
+        progress.begin();
+        assert!(!progress.nothing_came());
+        assert_eq!(progress.offset(), Offset::At(at(9)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert!(progress.handed_over(at(9)));
+    }
+
+    #[test]
+    fn news_that_an_age_delivers_first_does_not_hide_the_tail() {
+        let mut progress = Progress::new(HISTORY);
+        progress.found_tail(Some(at(9)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 10), Arrival::PastTail);
+        assert_eq!(progress.offset(), Offset::At(at(9)));
+    }
+
+    #[test]
+    fn no_history_begins_at_the_tail_itself() {
+        let mut progress = Progress::new(Duration::ZERO);
+        progress.found_tail(Some(at(9)));
+        assert_eq!(progress.offset(), Offset::At(at(9)));
+    }
+
+    #[test]
+    fn a_tail_that_retention_took_ends_history_before_the_first_record_after_it() {
+        let mut progress = Progress::new(Duration::ZERO);
+        progress.found_tail(Some(at(9)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 12), Arrival::Accept { news: true });
+        assert_eq!(judge(&mut progress, 13), Arrival::Accept { news: false });
+
+        let mut progress = Progress::new(Duration::ZERO);
+        progress.found_tail(Some(at(9)));
+        progress.begin();
+        assert!(progress.nothing_came());
+        assert!(!progress.nothing_came(), "once");
+    }
+
+    #[test]
+    fn a_link_lost_in_the_warm_up_goes_on_where_it_was_with_the_same_tail() {
+        let mut progress = Progress::new(HISTORY);
+        progress.found_tail(Some(at(9)));
+        progress.begin();
+        judge(&mut progress, 7);
+        progress.settled_below(None);
+        assert!(!progress.needs_tail());
+        assert_eq!(progress.offset(), Offset::At(at(7)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 7), Arrival::Settled);
+        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert!(progress.handed_over(at(9)));
+    }
+
+    #[test]
+    fn a_reconnect_begins_at_the_last_record_and_does_not_hand_it_over_again() {
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        assert_eq!(progress.offset(), Offset::At(at(5)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 5), Arrival::Settled);
+        assert_eq!(judge(&mut progress, 7), Arrival::Accept { news: false });
+    }
+
+    #[test]
+    fn poison_that_comes_again_is_not_dead_lettered_again() {
+        let mut progress = read_up_to(5);
+        progress.poisoned(at(2));
+        progress.poisoned(at(4));
+        progress.poisoned(at(5));
+        progress.dead_lettered(at(4));
+        progress.settled_below(Some(at(2)));
+        assert_eq!(progress.offset(), Offset::At(at(2)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 2), Arrival::Waits);
+        assert_eq!(judge(&mut progress, 3), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 4), Arrival::Settled);
+        assert_eq!(judge(&mut progress, 5), Arrival::Waits);
+        assert_eq!(judge(&mut progress, 6), Arrival::Accept { news: false });
+        progress.settled_below(Some(at(5)));
+        assert_eq!(progress.poison.len(), 1);
+        progress.settled_below(None);
+        assert!(progress.poison.is_empty());
+    }
+
+    #[test]
+    fn a_link_that_ends_before_it_delivered_anything_forgets_nothing() {
+        let mut progress = read_up_to(5);
+        progress.poisoned(at(2));
+        progress.settled_below(Some(at(2)));
+        progress.begin();
+        progress.settled_below(None);
+        assert_eq!(progress.offset(), Offset::At(at(2)));
+        progress.begin();
+        assert_eq!(judge(&mut progress, 2), Arrival::Waits);
+    }
+
+    #[test]
+    fn a_stream_made_anew_is_told_by_its_record_or_by_its_length() {
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        progress.begin();
+        assert_eq!(progress.judge(at(5), mark(99)), Arrival::AnotherStream);
+        assert!(progress.is_another(None) && progress.is_another(Some(at(4))));
+        assert!(!progress.is_another(Some(at(5))));
+        assert!(!progress.start_over());
+        assert_eq!(progress.offset(), Offset::First);
+        progress.begin();
+        assert_eq!(judge(&mut progress, 0), Arrival::Accept { news: false });
+    }
+
+    #[test]
+    fn records_that_retention_took_while_the_link_was_down_are_told() {
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        progress.begin();
+        assert_eq!(judge(&mut progress, 50), Arrival::AfterLoss);
+        assert_eq!(judge(&mut progress, 51), Arrival::Accept { news: false });
+    }
+}
