@@ -1,0 +1,168 @@
+//! The heart: a delivery becomes an event, a frame, and its audience's; and the one table from what is wrong with it to
+//! what becomes of it.
+//!
+//! | what a delivery is | verdict | the hub |
+//! |---|---|---|
+//! | its body or its address is illegal | dead-letter | passes its position |
+//! | at or before a position already seen | acknowledge | has it |
+//! | a repeat of a `message_id` | acknowledge | passes its position |
+//! | past its `expiration` | acknowledge | passes its position |
+//! | good | acknowledge | publishes it |
+
+mod duplicates;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use self::duplicates::Duplicates;
+use crate::event::address::{Address, AddressRules};
+use crate::event::id::{EventId, Mark, Position};
+use crate::event::payload::PayloadRules;
+use crate::event::{Break, Event, EventName, Intake, Message, Poison, Verdict};
+use crate::frame::Frame;
+use crate::hub::{Numbering, Writer};
+use crate::metrics::Metrics;
+
+/// Judges deliveries and gives the good ones to the hub.
+#[derive(Debug)]
+pub struct Bridge {
+    address: AddressRules,
+    payload: PayloadRules,
+    numbering: Numbering,
+    hub: Writer,
+    duplicates: Duplicates,
+    metrics: Arc<Metrics>,
+}
+
+impl Bridge {
+    /// A bridge by these rules into this hub, which must count by the same numbering.
+    #[must_use]
+    pub fn new(
+        address: AddressRules,
+        payload: PayloadRules,
+        numbering: Numbering,
+        hub: Writer,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            address,
+            payload,
+            numbering,
+            hub,
+            duplicates: Duplicates::default(),
+            metrics,
+        }
+    }
+
+    /// The id a message gets. In a queue it is the next number; in a stream it is where the message stands.
+    fn id(&self, message: &Message) -> EventId {
+        match (self.numbering, message.position) {
+            (Numbering::Sequence(mark), _) => {
+                let newest = self.hub.newest().map_or(0, |id| id.position.get());
+                EventId {
+                    position: Position::new(newest + 1),
+                    mark,
+                }
+            }
+            (Numbering::Offsets, position) => {
+                let position = position.unwrap_or(Position::new(0));
+                let mark = Mark::of_record(
+                    position,
+                    &message.routing_key,
+                    message.message_id.as_deref(),
+                    message.timestamp,
+                    &message.body,
+                );
+                EventId { position, mark }
+            }
+        }
+    }
+
+    fn judge(&self, message: &Message) -> Result<Address, Poison> {
+        self.payload.check(&message.body)?;
+        self.address.address(message)
+    }
+}
+
+impl Intake for Bridge {
+    fn accept(&mut self, message: Message) -> Verdict {
+        self.metrics.events_consumed.inc();
+        let now = Instant::now();
+        let id = self.id(&message);
+        let seen = self.hub.has(id.position);
+        let address = match self.judge(&message) {
+            Ok(address) => address,
+            Err(poison) => {
+                if !seen {
+                    self.hub.pass(id, now);
+                }
+                return Verdict::DeadLetter(poison);
+            }
+        };
+        if seen {
+            return Verdict::Acknowledge;
+        }
+        if let Some(lag) = lag(&message) {
+            self.metrics.event_lag.set(lag);
+        }
+        if is_expired(&message) {
+            self.metrics.events_dropped.of("expired").inc();
+            self.hub.pass(id, now);
+            return Verdict::Acknowledge;
+        }
+        if let Some(message_id) = &message.message_id
+            && self.duplicates.has_seen(&address.audience, message_id, now)
+        {
+            self.metrics.duplicates.inc();
+            self.hub.pass(id, now);
+            return Verdict::Acknowledge;
+        }
+        let event = Event {
+            id,
+            audience: address.audience,
+            topic: message.routing_key,
+            name: message.kind.and_then(|kind| kind.parse::<EventName>().ok()),
+            attributes: address.attributes,
+            timestamp: message.timestamp,
+            body: message.body,
+        };
+        self.hub.publish(Frame::encode(event, now));
+        Verdict::Acknowledge
+    }
+
+    fn caught_up(&mut self) {
+        self.hub.caught_up();
+    }
+
+    fn broken(&mut self, what: Break) {
+        self.hub.broken(what);
+    }
+}
+
+/// How old a message is by its producer's clock, in seconds; never negative, as clocks differ.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "seconds since 1970 are far below 2^52"
+)]
+fn lag(message: &Message) -> Option<f64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some((now.as_secs_f64() - message.timestamp? as f64).max(0.0))
+}
+
+/// Whether its `expiration` (AMQP 0-9-1 §1.8, RabbitMQ: milliseconds as text) has passed since its `timestamp`. Queues
+/// let such messages go by themselves; streams do not know them. Without a timestamp nobody can say.
+fn is_expired(message: &Message) -> bool {
+    let expiration = message
+        .expiration
+        .as_ref()
+        .and_then(|text| text.parse::<u64>().ok());
+    match (lag(message), expiration) {
+        // A timestamp is in whole seconds: one more, so that nothing expires early.
+        (Some(lag), Some(milliseconds)) => {
+            lag > std::time::Duration::from_millis(milliseconds).as_secs_f64() + 1.0
+        }
+        _ => false,
+    }
+}
