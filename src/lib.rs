@@ -36,3 +36,5 @@ pub mod transport;
 pub mod publish;
 pub mod problem;
 pub mod http;
+pub mod config;
+pub mod telemetry;

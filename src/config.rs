@@ -1,0 +1,599 @@
+//! Configuration: text from the sources, judged once and turned into the types that the rest works with.
+//!
+//! [`raw`] has the names and reads the sources; this file says which setting means what, `value` what its text may be,
+//! and `contradictions` what does not go together. Everything that is wrong is
+//! reported at once, so that a configuration is put right in one round. Nothing else in this program reads the
+//! environment.
+
+pub mod raw;
+mod value;
+mod contradictions;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use url::Url;
+
+pub use self::raw::Sources;
+
+use self::raw::{Raw, Setting};
+use self::value::{
+    LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, exchange_name,
+    header_name, limit, list, list_or_none, log_filter, memory_size, mode_name, number, one_of,
+    parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address, token,
+};
+use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
+use crate::auth::{AuthConfig, AuthMode};
+use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
+use crate::event::payload::{PayloadFormat, PayloadRules};
+use crate::event::topic::TopicPattern;
+use crate::http::{CorsOrigins, HttpConfig};
+use crate::hub::{Backpressure, HubConfig};
+use crate::transport::SseConfig;
+
+/// All settings of a process, judged.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// RabbitMQ. For `dev`, which has none, without nodes and otherwise as by default.
+    pub broker: BrokerConfig,
+    /// How events are addressed.
+    pub address: AddressRules,
+    /// What bodies may be.
+    pub payload: PayloadRules,
+    /// Listeners and their limits.
+    pub http: HttpConfig,
+    /// Streams to browsers.
+    pub sse: SseConfig,
+    /// What is held in memory, and what becomes of readers that fall behind.
+    pub hub: HubConfig,
+    /// How clients are told apart.
+    pub auth: AuthConfig,
+    /// What is logged.
+    pub log: LogConfig,
+    /// How long an ending process takes over its clients; zero ends their streams at once.
+    pub drain: Duration,
+    /// What is no mistake, but should be logged once at the start.
+    pub warnings: Vec<String>,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// For machines or for people.
+    pub format: LogFormat,
+    /// Directives of `tracing_subscriber::EnvFilter`, known to be legal.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For reading on a terminal.
+    Pretty,
+}
+
+/// All that is wrong with a configuration: one line each, each naming the setting, its value (never a secret), what is
+/// legal, and what to do.
+#[derive(Debug)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl ConfigError {
+    /// The lines.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// The configuration of `serve` and `check`: the broker and the way of telling clients apart must be named.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::read(sources, Command::Serve)
+    }
+
+    /// The configuration of `publish`, which has no clients: without `AUTH_MODE` it is as if that were `none`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn for_publish(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::read(sources, Command::Publish)
+    }
+
+    /// The configuration of `dev`: no broker, no login, no admin listener (what is set of these is not looked at), and
+    /// a listener that only this machine reaches.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn for_dev(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::read(sources, Command::Dev)
+    }
+
+    fn read(sources: &Sources, command: Command) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let raw = Raw::read(sources, &mut problems);
+        let raw = if command == Command::Dev {
+            raw.for_dev()
+        } else {
+            raw
+        };
+        let warnings = raw.warnings.clone();
+        let mut reader = Reader {
+            raw: &raw,
+            command,
+            problems,
+            faulty: HashSet::new(),
+            warnings,
+        };
+        let config = reader.config();
+        match config {
+            Some(mut config) if reader.problems.is_empty() => {
+                config.warnings = reader.warnings;
+                Ok(config)
+            }
+            _ => Err(ConfigError {
+                problems: reader.problems,
+            }),
+        }
+    }
+}
+
+/// What is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Serve,
+    Publish,
+    Dev,
+}
+
+/// The judging of a configuration, and what was found so far.
+struct Reader<'a> {
+    raw: &'a Raw,
+    command: Command,
+    problems: Vec<String>,
+    /// Settings whose value is not legal: no use in comparing it with others.
+    faulty: HashSet<&'static str>,
+    warnings: Vec<String>,
+}
+
+/// Concern by concern. A value that is not legal is noted and its default put in its place, so that reading goes on;
+/// hence `None` only after a problem was noted.
+impl Reader<'_> {
+    fn config(&mut self) -> Option<Config> {
+        let hub = self.hub();
+        let broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
+        let address = self.address();
+        let payload = self.payload();
+        let http = self.http();
+        let sse = self.sse();
+        let auth = self.auth();
+        let log = self.log();
+        let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
+        let config = Config {
+            broker: broker?,
+            address: address?,
+            payload: payload?,
+            http: http?,
+            sse: sse?,
+            hub: hub?,
+            auth,
+            log: log?,
+            drain: drain?,
+            warnings: Vec::new(),
+        };
+        self.contradictions(&config);
+        Some(config)
+    }
+
+    fn broker(&mut self, history_max_age: Option<Duration>) -> Option<BrokerConfig> {
+        let nodes = match self.command {
+            Command::Dev => Vec::new(),
+            Command::Serve | Command::Publish => self.nodes(),
+        };
+        let queue_scope = self.value(
+            &raw::RABBITMQ_EVENTS_QUEUE_SCOPE,
+            one_of(&[
+                ("shared", QueueScope::Shared),
+                ("replica", QueueScope::Replica),
+            ]),
+        )?;
+        let queue_type = self.value(
+            &raw::RABBITMQ_EVENTS_QUEUE_TYPE,
+            one_of(&[
+                ("stream", QueueType::Stream),
+                ("quorum", QueueType::Quorum),
+                ("classic", QueueType::Classic),
+            ]),
+        )?;
+        let heartbeat = self.value(&raw::RABBITMQ_HEARTBEAT_SECONDS, seconds(1..=600))?;
+        self.heartbeats_of_nodes(heartbeat);
+        Some(BrokerConfig {
+            nodes,
+            exchange: self.value(&raw::RABBITMQ_EVENTS_EXCHANGE, exchange_name)?,
+            queue: self.queue(queue_scope)?,
+            queue_type,
+            queue_scope,
+            binding_keys: self.value(&raw::RABBITMQ_EVENTS_BINDING_KEY, list(binding_key))?,
+            prefetch: self.value(
+                &raw::RABBITMQ_PREFETCH_COUNT,
+                number(1..=65_535, "deliveries"),
+            )?,
+            declare: self.value(&raw::RABBITMQ_DECLARE, boolean)?,
+            stream_max_age: self.value(&raw::RABBITMQ_STREAM_MAX_AGE, duration)?,
+            stream_max_bytes: self.value(&raw::RABBITMQ_STREAM_MAX_BYTES, size)?,
+            replica_queue_expires: self
+                .value(&raw::RABBITMQ_REPLICA_QUEUE_EXPIRES, queue_expires)?,
+            dead_letter_exchange: self.value(&raw::RABBITMQ_DEAD_LETTER_EXCHANGE, exchange_name)?,
+            dead_letter_queue: self.value(&raw::RABBITMQ_DEAD_LETTER_QUEUE, queue_name)?,
+            heartbeat,
+            publish_pool_size: self.value(
+                &raw::RABBITMQ_PUBLISH_POOL_SIZE,
+                number(1..=64, "connections"),
+            )?,
+            history_max_age: history_max_age?,
+        })
+    }
+
+    fn nodes(&mut self) -> Vec<AmqpAddress> {
+        if self.raw.given(&raw::RABBITMQ_URL).is_none() {
+            self.missing(
+                &raw::RABBITMQ_URL,
+                "the broker, such as amqp://user:password@rabbitmq.example:5672/%2F (sse-bridge dev needs none)",
+            );
+        }
+        self.optional(&raw::RABBITMQ_URL, list(amqp_address))
+            .unwrap_or_default()
+    }
+
+    /// A heartbeat of the URL's own goes before the setting: fine, unless both are given and differ.
+    fn heartbeats_of_nodes(&mut self, heartbeat: Duration) {
+        if self.raw.given(&raw::RABBITMQ_HEARTBEAT_SECONDS).is_none() {
+            return;
+        }
+        let urls = self
+            .raw
+            .given(&raw::RABBITMQ_URL)
+            .map_or("", |given| &given.text);
+        let of_url = |url: &str| {
+            let url = Url::parse(url.trim()).ok()?;
+            let (_, value) = url.query_pairs().find(|(name, _)| name == "heartbeat")?;
+            Some(value.into_owned())
+        };
+        let other = urls
+            .split(',')
+            .filter_map(of_url)
+            .find(|value| value.parse() != Ok(heartbeat.as_secs()));
+        if let Some(value) = other {
+            self.contradiction(
+                [&raw::RABBITMQ_URL, &raw::RABBITMQ_HEARTBEAT_SECONDS],
+                &format!("the URL says heartbeat={value}: take one out"),
+            );
+        }
+    }
+
+    /// The queue's full name: that of a replica's own queue ends in what tells it from the others.
+    fn queue(&mut self, scope: QueueScope) -> Option<String> {
+        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name)?;
+        if scope == QueueScope::Shared {
+            return Some(queue);
+        }
+        let replica = match self.optional(&raw::REPLICA_NAME, replica_name) {
+            Some(name) => name,
+            None => self.host_name()?,
+        };
+        let queue = format!("{queue}.{replica}");
+        if queue.len() > LONGEST_NAME {
+            self.contradiction(
+                [&raw::RABBITMQ_EVENTS_QUEUE, &raw::REPLICA_NAME],
+                "the two joined by a dot are longer than the 255 bytes of an AMQP name: shorten one",
+            );
+        }
+        Some(queue)
+    }
+
+    fn host_name(&mut self) -> Option<String> {
+        let name = gethostname::gethostname().to_string_lossy().into_owned();
+        replica_name(&name)
+            .map_err(|_| {
+                self.missing(
+                    &raw::REPLICA_NAME,
+                    "a name that no other replica has, as this host's own is of no use",
+                );
+            })
+            .ok()
+    }
+
+    fn address(&mut self) -> Option<AddressRules> {
+        let rules = AddressRules {
+            user_header: self.value(&raw::ADDRESS_USER_HEADER, header_name)?,
+            team_header: self.value(&raw::ADDRESS_TEAM_HEADER, header_name)?,
+            channel_header: self.value(&raw::ADDRESS_CHANNEL_HEADER, header_name)?,
+            tenant_header: self.value(&raw::ADDRESS_TENANT_HEADER, header_name)?,
+            routing_keys: self.value(
+                &raw::ADDRESS_ROUTING_KEYS,
+                list_or_none(parsed::<RoutingKeyTemplate>),
+            )?,
+            user_field: self.optional(&raw::ADDRESS_USER_FIELD, parsed::<JsonPointer>),
+            team_field: self.optional(&raw::ADDRESS_TEAM_FIELD, parsed::<JsonPointer>),
+            broadcast_keys: self.value(
+                &raw::ADDRESS_BROADCAST_KEYS,
+                list_or_none(parsed::<TopicPattern>),
+            )?,
+        };
+        let taken = rules
+            .attribute_names()
+            .find(|name| PARAMETERS.contains(name))
+            .map(str::to_owned);
+        if let Some(name) = taken {
+            self.problem(
+                &raw::ADDRESS_ROUTING_KEYS,
+                &format!("{{{name}}} would be filtered by a parameter that GET /events has already: name it otherwise"),
+            );
+        }
+        Some(rules)
+    }
+
+    fn payload(&mut self) -> Option<PayloadRules> {
+        Some(PayloadRules {
+            format: self.value(&raw::PAYLOAD_FORMAT, parsed::<PayloadFormat>)?,
+            max_bytes: self.value(&raw::PAYLOAD_MAX_BYTES, memory_size)?,
+        })
+    }
+
+    fn http(&mut self) -> Option<HttpConfig> {
+        let everywhere_or_here = match self.command {
+            Command::Dev => Some("127.0.0.1:8080"),
+            Command::Serve | Command::Publish => raw::HTTP_BIND.default,
+        };
+        let config = HttpConfig {
+            bind: self.value_or(&raw::HTTP_BIND, everywhere_or_here, socket_address)?,
+            admin_bind: self.value(&raw::ADMIN_BIND, socket_address)?,
+            cors_origins: self
+                .optional(&raw::HTTP_CORS_ORIGINS, cors_origins)
+                .unwrap_or(CorsOrigins::None),
+            max_connections: self
+                .optional(&raw::HTTP_MAX_CONNECTIONS, limit("connections"))
+                .unwrap_or_else(what_descriptors_allow),
+            max_connections_per_user: self
+                .value(&raw::HTTP_MAX_CONNECTIONS_PER_USER, limit("connections"))?,
+            max_connections_per_address: self
+                .value(&raw::HTTP_MAX_CONNECTIONS_PER_IP, limit("connections"))?,
+        };
+        if self.command == Command::Dev && !config.bind.ip().is_loopback() {
+            self.problem(
+                &raw::HTTP_BIND,
+                "dev has no login and listens only on this machine: write 127.0.0.1 or [::1], or use sse-bridge serve",
+            );
+        }
+        Some(config)
+    }
+
+    fn sse(&mut self) -> Option<SseConfig> {
+        Some(SseConfig {
+            heartbeat: self.value(&raw::SSE_HEARTBEAT_SECONDS, seconds(1..=3_600))?,
+            retry: self
+                .value(&raw::SSE_RETRY_MS, number(100..=600_000, "milliseconds"))
+                .map(Duration::from_millis)?,
+            stall: self.value(&raw::SSE_STALL_SECONDS, seconds(0..=3_600))?,
+        })
+    }
+
+    fn hub(&mut self) -> Option<HubConfig> {
+        Some(HubConfig {
+            channel_capacity: self.value(&raw::SSE_CHANNEL_CAPACITY, limit("events"))?,
+            backpressure: self.value(
+                &raw::SSE_BACKPRESSURE,
+                one_of(&[
+                    ("drop-oldest", Backpressure::DropOldest),
+                    ("latest", Backpressure::Latest),
+                    ("disconnect", Backpressure::Disconnect),
+                ]),
+            )?,
+            max_events: self.value(&raw::HISTORY_MAX_EVENTS, limit("events"))?,
+            max_bytes: self.value(&raw::HISTORY_MAX_BYTES, memory_size)?,
+            max_age: self.value(&raw::HISTORY_MAX_AGE, duration)?,
+        })
+    }
+
+    fn auth(&mut self) -> AuthConfig {
+        let token = self.optional(&raw::AUTH_TOKEN, token);
+        let given = self.raw.given(&raw::AUTH_TOKEN).is_some();
+        let mode = match self.optional(&raw::AUTH_MODE, mode_name) {
+            Some("token") => {
+                if !given {
+                    self.missing(
+                        &raw::AUTH_TOKEN,
+                        "the secret that AUTH_MODE=token is about: at least 16 characters (openssl rand -hex 32)",
+                    );
+                }
+                token.map_or(AuthMode::None, AuthMode::Token)
+            }
+            Some(_) => {
+                if given {
+                    self.contradiction(
+                        [&raw::AUTH_TOKEN, &raw::AUTH_MODE],
+                        "the token would protect nothing: write AUTH_MODE=token, or take the token out",
+                    );
+                }
+                AuthMode::None
+            }
+            None => {
+                if self.command == Command::Serve && self.raw.given(&raw::AUTH_MODE).is_none() {
+                    self.missing(
+                        &raw::AUTH_MODE,
+                        "token (a trusted front end shows AUTH_TOKEN), or none (whoever reaches the port reads every event)",
+                    );
+                }
+                AuthMode::None
+            }
+        };
+        AuthConfig { mode }
+    }
+
+    fn log(&mut self) -> Option<LogConfig> {
+        let by_terminal = || {
+            if std::io::stderr().is_terminal() {
+                LogFormat::Pretty
+            } else {
+                LogFormat::Json
+            }
+        };
+        Some(LogConfig {
+            format: self
+                .optional(
+                    &raw::LOG_FORMAT,
+                    one_of(&[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)]),
+                )
+                .unwrap_or_else(by_terminal),
+            filter: self.value(&raw::RUST_LOG, log_filter)?,
+        })
+    }
+}
+
+/// Single values, and the words for what is wrong with them.
+impl Reader<'_> {
+    /// What is given for a setting or, where nothing is, its default.
+    fn value<T>(
+        &mut self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.value_or(setting, setting.default, parse)
+    }
+
+    fn value_or<T>(
+        &mut self,
+        setting: &Setting,
+        default: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        if let Some(value) = self.optional(setting, &parse) {
+            return Some(value);
+        }
+        match default.map(parse) {
+            Some(Ok(value)) => Some(value),
+            Some(Err(legal)) => {
+                self.problem(setting, &legal);
+                None
+            }
+            None => {
+                self.missing(setting, "a value");
+                None
+            }
+        }
+    }
+
+    /// What is given for a setting.
+    fn optional<T>(
+        &mut self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let given = self.raw.given(setting)?;
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(legal) => {
+                self.problem(setting, &legal);
+                None
+            }
+        }
+    }
+
+    fn problem(&mut self, setting: &Setting, legal: &str) {
+        if self.faulty.insert(setting.name) {
+            let problem = format!("{}: {legal}", self.said(setting));
+            self.problems.push(problem);
+        }
+    }
+
+    fn missing(&mut self, setting: &Setting, what: &str) {
+        if self.faulty.insert(setting.name) {
+            self.problems
+                .push(format!("{} is not set: set it to {what}", setting.name));
+        }
+    }
+
+    fn contradiction(&mut self, settings: [&Setting; 2], what: &str) {
+        if settings
+            .iter()
+            .any(|setting| self.faulty.contains(setting.name))
+        {
+            return;
+        }
+        let [first, second] = settings.map(|setting| self.said(setting));
+        self.problems
+            .push(format!("{first} contradicts {second}: {what}"));
+    }
+
+    /// A setting with its value and where that is from, for people: never with a secret.
+    fn said(&self, setting: &Setting) -> String {
+        match (self.raw.given(setting), setting.default) {
+            (Some(given), _) => {
+                format!(
+                    "{}={} ({})",
+                    setting.name,
+                    setting.secrecy.shown(&given.text),
+                    given.origin
+                )
+            }
+            (None, Some(default)) => format!("{}={default} (the default)", setting.name),
+            (None, None) => setting.name.to_owned(),
+        }
+    }
+
+    fn same(&self, one: &Setting, other: &Setting) -> bool {
+        self.raw.given(one).map(|given| &given.text)
+            == self.raw.given(other).map(|given| &given.text)
+    }
+}
+
+/// Descriptors that are no clients': listeners, the broker's connections, files, and what a library opens.
+const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Parameters of `GET /events` that filter by something else than an attribute.
+const PARAMETERS: &[&str] = &[
+    "user_id",
+    "team_id",
+    "channel",
+    "tenant_id",
+    "broadcast",
+    "all",
+    "topic",
+    "event",
+    "envelope",
+    "heartbeat",
+    "last_event_id",
+    "access_token",
+];
+
+/// Connections for which this process may open descriptors; 0 where there is no limit.
+fn what_descriptors_allow() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(0, |limit| {
+        // Of a small limit, half.
+        let allowed = limit
+            .saturating_sub(RESERVED_DESCRIPTORS)
+            .max(limit / 2)
+            .max(1);
+        usize::try_from(allowed).unwrap_or(0)
+    })
+}

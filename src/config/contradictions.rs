@@ -1,0 +1,189 @@
+//! Settings that are legal alone and make no sense together: each line names both. What is legal but surprising is a
+//! warning instead.
+
+use std::time::Duration;
+
+use super::raw;
+use super::value::queue_name;
+use super::{Command, Config, HttpConfig, Reader, SseConfig, what_descriptors_allow};
+use crate::amqp::{BrokerConfig, QueueScope, QueueType};
+use crate::event::address::AddressRules;
+use crate::event::payload::PayloadFormat;
+use crate::hub::HubConfig;
+
+/// After how much silence most proxies cut a connection.
+const PATIENCE_OF_PROXIES: Duration = Duration::from_secs(60);
+
+impl Reader<'_> {
+    pub(super) fn contradictions(&mut self, config: &Config) {
+        if self.command != Command::Dev {
+            self.contradictions_of_the_broker(&config.broker);
+        }
+        self.contradictions_of_addressing(&config.address, config.payload.format);
+        self.contradictions_of_listeners(&config.http);
+        self.contradictions_of_streams(&config.sse);
+        self.contradictions_of_memory(&config.hub, config.payload.max_bytes);
+    }
+
+    fn contradictions_of_the_broker(&mut self, broker: &BrokerConfig) {
+        let stream = broker.queue_type == QueueType::Stream;
+        if stream && broker.queue_scope == QueueScope::Replica {
+            self.contradiction(
+                [&raw::RABBITMQ_EVENTS_QUEUE_TYPE, &raw::RABBITMQ_EVENTS_QUEUE_SCOPE],
+                "all replicas read one stream, each at its own offset: write shared, or another queue type",
+            );
+        }
+        if broker.dead_letter_exchange == broker.exchange {
+            self.contradiction(
+                [
+                    &raw::RABBITMQ_DEAD_LETTER_EXCHANGE,
+                    &raw::RABBITMQ_EVENTS_EXCHANGE,
+                ],
+                "poison would come back for ever: name two exchanges",
+            );
+        }
+        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name);
+        if broker.dead_letter_queue == broker.queue
+            || queue.as_ref() == Some(&broker.dead_letter_queue)
+        {
+            self.contradiction(
+                [
+                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &raw::RABBITMQ_EVENTS_QUEUE,
+                ],
+                "poison would come back for ever: name two queues",
+            );
+        }
+        let retained = broker.stream_max_age;
+        if stream && !retained.is_zero() && broker.history_max_age > retained {
+            self.contradiction(
+                [&raw::HISTORY_MAX_AGE, &raw::RABBITMQ_STREAM_MAX_AGE],
+                "memory cannot reach further back than the stream it is filled from: lower the first or raise the second",
+            );
+        }
+        if stream && broker.declare && retained.is_zero() && broker.stream_max_bytes == 0 {
+            self.warnings.push(format!(
+                "{} and {}: the stream grows until the broker's disk is full",
+                self.said(&raw::RABBITMQ_STREAM_MAX_AGE),
+                self.said(&raw::RABBITMQ_STREAM_MAX_BYTES)
+            ));
+        }
+    }
+
+    fn contradictions_of_addressing(&mut self, rules: &AddressRules, format: PayloadFormat) {
+        let headers = [
+            (&raw::ADDRESS_USER_HEADER, &rules.user_header),
+            (&raw::ADDRESS_CHANNEL_HEADER, &rules.channel_header),
+            (&raw::ADDRESS_TEAM_HEADER, &rules.team_header),
+            (&raw::ADDRESS_TENANT_HEADER, &rules.tenant_header),
+        ];
+        for (index, (setting, header)) in headers.iter().enumerate() {
+            for (other_setting, other) in headers.iter().skip(index + 1) {
+                if header == other {
+                    self.contradiction(
+                        [setting, other_setting],
+                        "one header cannot name two kinds of audience: name two headers",
+                    );
+                }
+            }
+        }
+        if rules.user_field.is_some()
+            && self.same(&raw::ADDRESS_USER_FIELD, &raw::ADDRESS_TEAM_FIELD)
+        {
+            self.contradiction(
+                [&raw::ADDRESS_USER_FIELD, &raw::ADDRESS_TEAM_FIELD],
+                "one field cannot name two kinds of audience: name two fields",
+            );
+        }
+        let fields = [
+            (&raw::ADDRESS_USER_FIELD, rules.user_field.is_some()),
+            (&raw::ADDRESS_TEAM_FIELD, rules.team_field.is_some()),
+        ];
+        for (setting, there) in fields {
+            if there && format == PayloadFormat::Text {
+                self.contradiction(
+                    [setting, &raw::PAYLOAD_FORMAT],
+                    "text has no fields: write json or json-object, or take the field out",
+                );
+            }
+        }
+    }
+
+    fn contradictions_of_listeners(&mut self, http: &HttpConfig) {
+        let (public, admin) = (http.bind, http.admin_bind);
+        let same_address = public.ip() == admin.ip()
+            || public.ip().is_unspecified()
+            || admin.ip().is_unspecified();
+        let both = self.command != Command::Dev;
+        if both && public.port() != 0 && public.port() == admin.port() && same_address {
+            self.contradiction(
+                [&raw::HTTP_BIND, &raw::ADMIN_BIND],
+                "two listeners cannot have one port: change one",
+            );
+        }
+        let limits = [
+            (
+                &raw::HTTP_MAX_CONNECTIONS_PER_USER,
+                http.max_connections_per_user,
+            ),
+            (
+                &raw::HTTP_MAX_CONNECTIONS_PER_IP,
+                http.max_connections_per_address,
+            ),
+        ];
+        let given = self.raw.given(&raw::HTTP_MAX_CONNECTIONS).is_some();
+        for (setting, limit) in limits {
+            if given && http.max_connections != 0 && limit > http.max_connections {
+                self.contradiction(
+                    [setting, &raw::HTTP_MAX_CONNECTIONS],
+                    "the first could never be reached: lower it or raise the second",
+                );
+            }
+        }
+        let allowed = what_descriptors_allow();
+        if given && allowed != 0 && (http.max_connections == 0 || http.max_connections > allowed) {
+            self.warnings.push(format!(
+                "{}: this process may open descriptors for about {allowed} connections: raise its limit (ulimit -n, \
+                 LimitNOFILE=)",
+                self.said(&raw::HTTP_MAX_CONNECTIONS)
+            ));
+        }
+    }
+
+    fn contradictions_of_streams(&mut self, sse: &SseConfig) {
+        if !sse.stall.is_zero() && sse.stall < sse.heartbeat {
+            self.contradiction(
+                [&raw::SSE_STALL_SECONDS, &raw::SSE_HEARTBEAT_SECONDS],
+                "a client that is sent nothing for the second cannot prove within the first that it reads: raise the \
+                 first to at least the second",
+            );
+        }
+        if sse.heartbeat >= PATIENCE_OF_PROXIES {
+            self.warnings.push(format!(
+                "{}: most proxies cut a connection that is silent for 60 seconds",
+                self.said(&raw::SSE_HEARTBEAT_SECONDS)
+            ));
+        }
+    }
+
+    fn contradictions_of_memory(&mut self, hub: &HubConfig, payload_max_bytes: usize) {
+        if hub.max_events == 0 && hub.max_bytes == 0 {
+            self.contradiction(
+                [&raw::HISTORY_MAX_EVENTS, &raw::HISTORY_MAX_BYTES],
+                "nothing would bound the memory: set one",
+            );
+        }
+        if hub.max_events != 0 && hub.channel_capacity > hub.max_events {
+            self.contradiction(
+                [&raw::SSE_CHANNEL_CAPACITY, &raw::HISTORY_MAX_EVENTS],
+                "one audience cannot hold more events than all together: lower the first or raise the second",
+            );
+        }
+        if hub.max_bytes != 0 && payload_max_bytes > hub.max_bytes {
+            self.contradiction(
+                [&raw::PAYLOAD_MAX_BYTES, &raw::HISTORY_MAX_BYTES],
+                "one body may not be larger than all that is held: lower the first or raise the second",
+            );
+        }
+    }
+}
