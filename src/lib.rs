@@ -38,3 +38,5 @@ pub mod problem;
 pub mod http;
 pub mod config;
 pub mod telemetry;
+pub mod app;
+pub mod cli;

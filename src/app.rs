@@ -1,0 +1,356 @@
+//! The composition root: what there is, how it is joined, in which order it ends. Only this module knows all others.
+//!
+//! Building binds the ports, so that whoever starts the process knows where it listens; running spawns the rest.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+use crate::amqp::{BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
+use crate::auth::Authenticator;
+use crate::bridge::Bridge;
+use crate::config::Config;
+use crate::embedded;
+use crate::event::id::Mark;
+use crate::event::topic::TopicPattern;
+use crate::http::console::console;
+use crate::http::server::{Server, ServerLimits};
+use crate::http::{operations, routes};
+use crate::hub::{Hub, Numbering, hub};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::publish::{AddressHeaders, Exchange, Publishing};
+use crate::transport::{Limits, Transport};
+
+/// How often the history lets go of what is too old where no event does it in passing.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// A process that is built: its ports are bound, nothing runs yet.
+#[derive(Debug)]
+pub struct App {
+    lifecycle: Lifecycle,
+    metrics: Arc<Metrics>,
+    hub: Hub,
+    bridge: Bridge,
+    source: Source,
+    public: Server,
+    /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
+    admin: Option<Server>,
+    drain: Duration,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+enum Source {
+    Broker(Consumer, Publisher),
+    Embedded(embedded::Queue),
+}
+
+/// What differs between `serve` and `dev`.
+struct Head {
+    source: Source,
+    exchange: Exchange,
+    numbering: Numbering,
+    authenticator: Authenticator,
+    /// Pages on the public listener besides the service itself.
+    pages: Router,
+    has_admin: bool,
+}
+
+impl App {
+    /// Builds `serve`. RabbitMQ is not asked yet: it may be away.
+    ///
+    /// # Errors
+    /// When a port cannot be had.
+    pub fn serve(config: &Config) -> anyhow::Result<Self> {
+        let (metrics, lifecycle) = (Metrics::new()?, Lifecycle::default());
+        let broker = Arc::new(config.broker.clone());
+        let publisher = Publisher::new(&broker);
+        let dead_letters =
+            DeadLetters::new(publisher.clone(), Arc::clone(&broker), Arc::clone(&metrics));
+        let consumer = Consumer::new(
+            Arc::clone(&broker),
+            dead_letters,
+            Arc::clone(&metrics),
+            lifecycle.clone(),
+        );
+        let head = Head {
+            exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
+            source: Source::Broker(consumer, publisher),
+            numbering: numbering(&broker),
+            authenticator: Authenticator::new(&config.auth),
+            pages: Router::new(),
+            has_admin: true,
+        };
+        Self::build(config, head, metrics, lifecycle)
+    }
+
+    /// Builds `dev`: the same way of an event, with an exchange in memory at its head and a page at its end.
+    ///
+    /// # Errors
+    /// When a port cannot be had, or a binding key is none.
+    pub fn dev(config: &Config) -> anyhow::Result<Self> {
+        let bindings: Result<Vec<TopicPattern>, _> = config
+            .broker
+            .binding_keys
+            .iter()
+            .map(|key| key.parse())
+            .collect();
+        let (exchange, queue) = embedded::exchange(bindings?);
+        let metrics = Metrics::new()?;
+        let head = Head {
+            exchange: Exchange::Embedded(exchange),
+            source: Source::Embedded(queue),
+            numbering: Numbering::Sequence(epoch()),
+            authenticator: Authenticator::for_dev(),
+            pages: console().merge(operations::metrics(Arc::clone(&metrics))),
+            has_admin: false,
+        };
+        Self::build(config, head, metrics, Lifecycle::default())
+    }
+
+    fn build(
+        config: &Config,
+        head: Head,
+        metrics: Arc<Metrics>,
+        lifecycle: Lifecycle,
+    ) -> anyhow::Result<Self> {
+        let (writer, hub) = hub(config.hub.clone(), head.numbering, Arc::clone(&metrics));
+        let bridge = Bridge::new(
+            config.address.clone(),
+            config.payload,
+            head.numbering,
+            writer,
+            Arc::clone(&metrics),
+        );
+        let transport = Transport {
+            hub: hub.clone(),
+            authenticator: head.authenticator.clone(),
+            attributes: config
+                .address
+                .attribute_names()
+                .map(str::to_owned)
+                .collect(),
+            config: config.sse,
+            limits: Limits::new(
+                config.http.max_connections_per_user,
+                config.http.max_connections_per_address,
+            ),
+            metrics: Arc::clone(&metrics),
+        };
+        let publishing = Publishing {
+            authenticator: head.authenticator,
+            exchange: head.exchange,
+            headers: AddressHeaders {
+                user: config.address.user_header.clone(),
+                team: config.address.team_header.clone(),
+                channel: config.address.channel_header.clone(),
+                tenant: config.address.tenant_header.clone(),
+            },
+            max_bytes: config.payload.max_bytes,
+        };
+        let public = routes::public(
+            Arc::new(transport),
+            Arc::new(publishing),
+            lifecycle.clone(),
+            &config.http.cors_origins,
+        )
+        .merge(head.pages);
+        let limits = ServerLimits {
+            max_connections: config.http.max_connections,
+            stall: config.sse.stall,
+        };
+        let unlimited = ServerLimits {
+            max_connections: 0,
+            ..limits.clone()
+        };
+        let admin = head
+            .has_admin
+            .then(|| routes::admin(Arc::clone(&metrics), lifecycle.clone()))
+            .map(|router| {
+                bind(
+                    "ADMIN_BIND",
+                    config.http.admin_bind,
+                    router,
+                    unlimited,
+                    &metrics,
+                )
+            })
+            .transpose()?;
+        Ok(Self {
+            public: bind("HTTP_BIND", config.http.bind, public, limits, &metrics)?,
+            admin,
+            lifecycle,
+            metrics,
+            hub,
+            bridge,
+            source: head.source,
+            drain: config.drain,
+        })
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn public_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.public.local_address()?)
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains: not ready, stop consuming and settle, tell clients and let them go,
+    /// close the doors. A second signal ends that at once.
+    ///
+    /// # Errors
+    /// When signals cannot be received, when the source ended by itself, or when a second signal cut the drain short.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let Self {
+            lifecycle,
+            metrics,
+            hub,
+            bridge,
+            source,
+            public,
+            admin,
+            drain,
+        } = self;
+        let public_address = public.local_address()?;
+        let admin_address = admin.as_ref().map(Server::local_address).transpose()?;
+        let publisher = match &source {
+            Source::Broker(_, publisher) => Some(publisher.clone()),
+            Source::Embedded(_) => None,
+        };
+        let mut intake = match source {
+            Source::Broker(consumer, _) => lifecycle.intake.spawn("intake", consumer.run(bridge)),
+            Source::Embedded(queue) => lifecycle.intake.spawn(
+                "intake",
+                queue.run(bridge, lifecycle.clone(), Arc::clone(&metrics)),
+            ),
+        };
+        lifecycle
+            .doors
+            .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));
+        lifecycle.doors.spawn(
+            "public listener",
+            public.run(lifecycle.streams.clone(), lifecycle.clone()),
+        );
+        if let Some(admin) = admin {
+            lifecycle.doors.spawn(
+                "admin listener",
+                admin.run(lifecycle.doors.clone(), lifecycle.clone()),
+            );
+        }
+        tracing::info!(public = %public_address, admin = admin_address.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "listening");
+
+        tokio::select! {
+            () = signals.next() => {}
+            ended = &mut intake => {
+                ended.context("the task that consumes events panicked")?;
+                anyhow::bail!("the task that consumes events ended by itself");
+            }
+        }
+        tracing::info!(
+            seconds = drain.as_secs(),
+            streams = metrics.connections.of("sse").get(),
+            "draining; a second signal ends at once"
+        );
+        tokio::select! {
+            () = signals.next() => anyhow::bail!("a second signal came: ended at once, clients were not told"),
+            () = drain_within(drain, &lifecycle, &hub, publisher.as_ref()) => {}
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Ends stage by stage, in the order of the way of an event, until the deadline; what has not ended then is cut.
+async fn drain_within(
+    drain: Duration,
+    lifecycle: &Lifecycle,
+    hub: &Hub,
+    publisher: Option<&Publisher>,
+) {
+    let deadline = Instant::now() + drain;
+    if timeout_at(deadline, lifecycle.intake.stop()).await.is_err() {
+        tracing::warn!(
+            "not everything consumed could be settled in time; the broker will deliver it again"
+        );
+    }
+    hub.close();
+    if timeout_at(deadline, lifecycle.streams.stop())
+        .await
+        .is_err()
+    {
+        tracing::warn!("not every client took its farewell in time; those are cut off");
+    }
+    if let Some(publisher) = publisher {
+        drop(timeout_at(deadline, publisher.close()).await);
+    }
+    drop(timeout_at(deadline + HOUSEKEEPING, lifecycle.doors.stop()).await);
+}
+
+/// Lets go of what is too old, every now and then.
+async fn housekeeping(hub: Hub, lifecycle: Lifecycle) {
+    let mut ticks = interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = std::pin::pin!(lifecycle.doors.stopping());
+    loop {
+        tokio::select! {
+            () = &mut stopping => return,
+            now = ticks.tick() => hub.expire(now),
+        }
+    }
+}
+
+/// Positions of a stream are the broker's; a queue has none, so this process counts.
+fn numbering(broker: &BrokerConfig) -> Numbering {
+    match broker.queue_type {
+        QueueType::Stream => Numbering::Offsets,
+        QueueType::Quorum | QueueType::Classic => Numbering::Sequence(epoch()),
+    }
+}
+
+/// What tells this process' count from that of any other.
+fn epoch() -> Mark {
+    Mark::epoch(fastrand::u32(..))
+}
+
+fn bind(
+    setting: &str,
+    address: SocketAddr,
+    router: Router,
+    limits: ServerLimits,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Server> {
+    Server::bind(address, router, limits, Arc::clone(metrics)).with_context(|| {
+        format!("cannot listen on {address}: free the port, or set {setting} to another (port 0 takes any)")
+    })
+}
+
+/// What asks a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot receive signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
