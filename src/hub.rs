@@ -17,6 +17,8 @@ mod registry;
 mod channel;
 mod history;
 mod subscription;
+#[cfg(test)]
+mod model;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,7 +11,8 @@ use crate::config::{LogConfig, LogFormat};
 /// # Errors
 /// When something in this process logs already, or the filter cannot be read.
 pub fn begin(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.filter)?;
+    // lapin logs messages that come back, bodies and all. What the setting says of it goes before.
+    let filter = EnvFilter::try_new(format!("lapin=off,{}", config.filter))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -26,7 +26,7 @@ use super::progress::{Arrival, Offset, Progress};
 use super::settlements::Settlements;
 use super::{BrokerConfig, DeadLetters, Error, QueueType, topology};
 use crate::event::id::{Mark, Position};
-use crate::event::{Intake, Message, Verdict};
+use crate::event::{Break, Intake, Message, Verdict};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 
@@ -392,6 +392,7 @@ impl<I: Intake> Run<I> {
         let queue = &self.consumer.config.queue;
         tracing::error!(%queue, "the stream was deleted and made anew: it is read from its first record, and what was not read of the old one is lost");
         self.progress.start_over();
+        self.intake.broken(Break::Replaced);
         self.generation += 1;
         self.letters.abort_all();
     }
@@ -493,10 +494,13 @@ impl<I: Intake> Run<I> {
             arrival @ (Arrival::Accept { .. } | Arrival::AfterLoss) => {
                 match arrival {
                     Arrival::Accept { news: true } => self.catch_up(),
-                    Arrival::AfterLoss => tracing::error!(
-                        position = position.get(),
-                        "records before this one are lost: the stream's retention removed them before they were read"
-                    ),
+                    Arrival::AfterLoss => {
+                        tracing::error!(
+                            position = position.get(),
+                            "records before this one are lost: the stream's retention removed them before they were read"
+                        );
+                        self.intake.broken(Break::Lost);
+                    }
                     _ => {}
                 }
                 self.hand_over(message, origin, Key::Position(position), tag, settlements);

@@ -30,4 +30,16 @@ impl Scope {
             }
         }
     }
+
+    /// Whether it is every event there is.
+    #[must_use]
+    pub fn is_unfenced(&self) -> bool {
+        matches!(
+            self,
+            Self::Everything {
+                tenant: None,
+                broadcast: true
+            }
+        )
+    }
 }

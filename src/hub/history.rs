@@ -18,6 +18,8 @@ pub(super) struct History {
     slots: VecDeque<Slot>,
     /// The ordinal of the oldest slot.
     first: u64,
+    /// How many events there were since the start.
+    events_ever: u64,
     /// Everything after this record is in `slots`. `None`: there are older records that were never read.
     floor: Option<EventId>,
     newest: Option<EventId>,
@@ -27,12 +29,30 @@ pub(super) struct History {
     event_bytes: usize,
 }
 
+/// Where a reader is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The ordinal of the record it takes next.
+    pub(super) ordinal: u64,
+    /// How many events there were before that, which tells how many it missed.
+    pub(super) events_before: u64,
+}
+
 /// A record: its id is kept after its event is gone, so that a client that names it is believed.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: EventId,
+    /// How many events there were before it since the start.
+    pub(super) events_before: u64,
     accepted_at: Instant,
     pub(super) content: Content,
+}
+
+impl Slot {
+    /// Whether it is, or was, an event for somebody.
+    pub(super) fn is_event(&self) -> bool {
+        !matches!(self.content, Content::Passed)
+    }
 }
 
 /// What a record left in memory.
@@ -70,6 +90,7 @@ impl History {
         Self {
             slots: VecDeque::new(),
             first: 0,
+            events_ever: 0,
             floor,
             newest: floor,
             numbering,
@@ -99,14 +120,17 @@ impl History {
         self.event_bytes + self.slots.len() * size_of::<Slot>()
     }
 
-    /// The ordinal that the next record will get.
-    pub(super) fn end(&self) -> u64 {
-        self.first + self.slots.len() as u64
+    /// The place after the newest record.
+    pub(super) fn end(&self) -> Place {
+        Place {
+            ordinal: self.first + self.slots.len() as u64,
+            events_before: self.events_ever,
+        }
     }
 
-    /// The ordinal of the oldest record in memory.
-    pub(super) fn start(&self) -> u64 {
-        self.first
+    /// The place of the oldest record in memory.
+    pub(super) fn start(&self) -> Place {
+        self.place(0)
     }
 
     pub(super) fn get(&self, ordinal: u64) -> Option<&Slot> {
@@ -114,12 +138,19 @@ impl History {
             .get(usize::try_from(ordinal.checked_sub(self.first)?).ok()?)
     }
 
-    /// The ordinal of the first record after `position`.
-    pub(super) fn after(&self, position: Position) -> u64 {
-        self.first
-            + self
-                .slots
-                .partition_point(|slot| slot.id.position <= position) as u64
+    /// The place of the first record after `position`.
+    pub(super) fn after(&self, position: Position) -> Place {
+        self.place(
+            self.slots
+                .partition_point(|slot| slot.id.position <= position),
+        )
+    }
+
+    fn place(&self, index: usize) -> Place {
+        self.slots.get(index).map_or(self.end(), |slot| Place {
+            ordinal: self.first + index as u64,
+            events_before: slot.events_before,
+        })
     }
 
     /// Adds an event, here and to its channel.
@@ -128,32 +159,26 @@ impl History {
         self.event_bytes += frame.cost();
         channel.push(Arc::clone(&frame));
         let (id, accepted_at) = (frame.id(), frame.accepted_at());
-        self.append(Slot {
-            id,
-            accepted_at,
-            content: Content::Held(frame, Arc::clone(channel)),
-        });
+        self.append(id, accepted_at, Content::Held(frame, Arc::clone(channel)));
+        self.events_ever += 1;
     }
 
     /// Adds a record that is nobody's event.
     pub(super) fn pass(&mut self, id: EventId, accepted_at: Instant) {
-        self.append(Slot {
-            id,
-            accepted_at,
-            content: Content::Passed,
-        });
+        self.append(id, accepted_at, Content::Passed);
     }
 
-    fn append(&mut self, slot: Slot) {
-        debug_assert!(
-            self.newest
-                .is_none_or(|newest| newest.position < slot.id.position || self.slots.is_empty())
-        );
-        if self.floor.is_none() && slot.id.position == Position::new(0) {
+    fn append(&mut self, id: EventId, accepted_at: Instant, content: Content) {
+        if self.floor.is_none() && id.position == Position::new(0) {
             self.floor = Some(self.numbering.origin());
         }
-        self.newest = Some(slot.id);
-        self.slots.push_back(slot);
+        self.newest = Some(id);
+        self.slots.push_back(Slot {
+            id,
+            events_before: self.events_ever,
+            accepted_at,
+            content,
+        });
     }
 
     /// Called when the log has been read to its end: if there was nothing, what comes first will be its beginning.
@@ -171,7 +196,7 @@ impl History {
             (Break::Lost, Numbering::Sequence(_)) => self.newest,
             (Break::Replaced, numbering) => Some(numbering.origin()),
         };
-        self.first = self.end();
+        self.first = self.end().ordinal;
         self.slots = VecDeque::new();
         self.events = 0;
         self.event_bytes = 0;

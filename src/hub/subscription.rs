@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::channel::{Cursor, Head, Signal};
-use super::history::{Content, Located};
+use super::history::{Content, Located, Place};
 use super::{Backpressure, Numbering, Shared, State, lock};
 use crate::event::Break;
 use crate::event::filter::Filter;
@@ -108,8 +108,8 @@ enum Reader {
     Waiting { resume: Resume, listener: usize },
     /// A cursor in each channel of the scope.
     Channels(Vec<Cursor>),
-    /// A place in the whole log: the ordinal of the record it takes next.
-    Everything { next: u64, listener: usize },
+    /// A place in the whole log.
+    Everything { next: Place, listener: usize },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -411,7 +411,7 @@ fn follow(
     shared: &Shared,
     scope: &Scope,
     era: u64,
-    next: &mut u64,
+    next: &mut Place,
     missed: &mut Missed,
     visit: &mut impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
 ) {
@@ -420,16 +420,21 @@ fn follow(
     if era != shared.era.load(Ordering::Acquire) {
         return;
     }
-    if *next < state.history.start() {
+    let start = state.history.start();
+    if next.ordinal < start.ordinal {
+        missed.pass(shared, start.events_before - next.events_before);
         // Whose events those were is no longer known.
-        missed.pass(shared, state.history.start() - *next);
-        missed.inexact = true;
-        *next = state.history.start();
+        missed.inexact |= !scope.is_unfenced();
+        *next = start;
     }
-    while let Some(slot) = state.history.get(*next) {
+    while let Some(slot) = state.history.get(next.ordinal) {
         if slot.id.position >= tail {
             return;
         }
+        let after = Place {
+            ordinal: next.ordinal + 1,
+            events_before: slot.events_before + u64::from(slot.is_event()),
+        };
         match &slot.content {
             Content::Evicted(channel) if scope.covers(channel.audience()) => {
                 missed.pass(shared, 1);
@@ -438,15 +443,14 @@ fn follow(
                 if missed.events > 0 {
                     return;
                 }
-                *next += 1;
+                *next = after;
                 if visit(frame).is_break() {
                     return;
                 }
-                continue;
             }
             Content::Held(..) | Content::Evicted(_) | Content::Passed => {}
         }
-        *next += 1;
+        *next = after;
     }
 }
 
