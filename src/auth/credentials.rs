@@ -85,3 +85,52 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Unauthenticated> {
         _ => Err(Unauthenticated::Malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Secret;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let value = |text: &&str| (AUTHORIZATION, text.parse().unwrap());
+        values.iter().map(value).collect()
+    }
+
+    #[test]
+    fn only_the_shared_token_earns_a_grant() {
+        let mode = AuthMode::Token(Secret::new("correct horse battery".replace(' ', "-")));
+        let authenticator = Authenticator::new(&AuthConfig { mode });
+        let outcome = |values: &[&str]| authenticator.authenticate(&headers(values)).err();
+        assert_eq!(outcome(&["Bearer correct-horse-battery"]), None);
+        assert_eq!(outcome(&["bearer  correct-horse-battery"]), None);
+        for (values, expected) in [
+            (&[][..], Unauthenticated::Missing),
+            (&["Bearer correct-horse-batterz"], Unauthenticated::Wrong),
+            (&["Bearer correct-horse-batter"], Unauthenticated::Wrong),
+            (&["Bearer correct-horse-battery-"], Unauthenticated::Wrong),
+            (&["Bearer "], Unauthenticated::Malformed),
+            (&["Basic Y29ycmVjdA=="], Unauthenticated::Malformed),
+            (&["correct-horse-battery"], Unauthenticated::Malformed),
+            (
+                &[
+                    "Bearer correct-horse-battery",
+                    "Bearer correct-horse-battery",
+                ],
+                Unauthenticated::Malformed,
+            ),
+        ] {
+            assert_eq!(outcome(values), Some(expected), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn without_login_anyone_may_read_and_nothing_else() {
+        let authenticator = Authenticator::new(&AuthConfig {
+            mode: AuthMode::None,
+        });
+        let grant = authenticator.authenticate(&HeaderMap::new()).unwrap();
+        assert!(grant.require(Permission::Read).is_ok());
+        assert!(grant.require(Permission::Publish).is_err());
+        assert!(grant.require(Permission::Admin).is_err());
+    }
+}

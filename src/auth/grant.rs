@@ -248,3 +248,171 @@ fn audiences(
         Ok(Scope::Audiences(audiences))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Identifier {
+        text.parse().unwrap()
+    }
+
+    /// User 42 of tenant acme, in team 7, with the channels `news.*`.
+    fn grant(permissions: &[Permission]) -> Grant {
+        let reach = Reach::Somebody {
+            tenant: Some(name("acme")),
+            user: Some(name("42")),
+            teams: BTreeSet::from([name("7")]),
+            channels: vec!["news.*".parse().unwrap()],
+        };
+        Grant::new(reach, permissions.to_vec(), None)
+    }
+
+    fn within_acme(recipients: &[Recipient]) -> Scope {
+        let audience = |recipient: &Recipient| Audience {
+            tenant: Some(name("acme")),
+            recipient: recipient.clone(),
+        };
+        Scope::Audiences(recipients.iter().map(audience).collect())
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            broadcast: true,
+            ..Wanted::default()
+        }
+    }
+
+    #[test]
+    fn nothing_asked_for_is_what_is_granted_inside_the_tenant() {
+        let expected = within_acme(&[
+            Recipient::User(name("42")),
+            Recipient::Team(name("7")),
+            Recipient::Broadcast,
+        ]);
+        assert_eq!(grant(&[Permission::Read]).scope(&wanted()), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_asked_for_and_granted_is_all_that_is_sent() {
+        let asked = Wanted {
+            teams: vec![name("7"), name("7")],
+            channels: vec![name("news.today")],
+            broadcast: false,
+            ..Wanted::default()
+        };
+        let expected = within_acme(&[
+            Recipient::Channel(name("news.today")),
+            Recipient::Team(name("7")),
+        ]);
+        assert_eq!(grant(&[Permission::Read]).scope(&asked), Ok(expected));
+    }
+
+    #[test]
+    fn what_is_not_granted_refuses_the_whole_request() {
+        let read = [Permission::Read];
+        let cases: [(&[Permission], Wanted, Forbidden); 8] = [
+            (&[], wanted(), Forbidden::Permission(Permission::Read)),
+            (
+                &read,
+                Wanted {
+                    teams: vec![name("7"), name("8")],
+                    ..wanted()
+                },
+                Forbidden::Audience(Recipient::Team(name("8"))),
+            ),
+            (
+                &read,
+                Wanted {
+                    users: vec![name("43")],
+                    ..wanted()
+                },
+                Forbidden::Audience(Recipient::User(name("43"))),
+            ),
+            (
+                &read,
+                Wanted {
+                    channels: vec![name("news")],
+                    ..wanted()
+                },
+                Forbidden::Audience(Recipient::Channel(name("news"))),
+            ),
+            (
+                &read,
+                Wanted {
+                    channels: vec![name("news.today.late")],
+                    ..wanted()
+                },
+                Forbidden::Audience(Recipient::Channel(name("news.today.late"))),
+            ),
+            (
+                &read,
+                Wanted {
+                    tenant: Some(name("other")),
+                    ..wanted()
+                },
+                Forbidden::Tenant(name("other")),
+            ),
+            (
+                &read,
+                Wanted {
+                    all: Some(true),
+                    ..wanted()
+                },
+                Forbidden::Permission(Permission::Admin),
+            ),
+            (
+                &Permission::ALL,
+                Wanted {
+                    tenant: Some(name("other")),
+                    all: Some(true),
+                    ..wanted()
+                },
+                Forbidden::Tenant(name("other")),
+            ),
+        ];
+        for (permissions, asked, expected) in cases {
+            assert_eq!(grant(permissions).scope(&asked), Err(expected), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn an_admin_sees_everything_of_its_tenant_and_no_other() {
+        let asked = Wanted {
+            all: Some(true),
+            ..wanted()
+        };
+        let expected = Scope::Everything {
+            tenant: Some(name("acme")),
+            broadcast: true,
+        };
+        assert_eq!(grant(&Permission::ALL).scope(&asked), Ok(expected));
+    }
+
+    #[test]
+    fn where_nobody_is_told_apart_what_is_asked_for_is_believed() {
+        let grant = Grant::undivided(&[Permission::Read]);
+        let everything = Scope::Everything {
+            tenant: None,
+            broadcast: true,
+        };
+        assert_eq!(grant.scope(&wanted()), Ok(everything));
+        let of_acme = Wanted {
+            tenant: Some(name("acme")),
+            teams: vec![name("8")],
+            ..wanted()
+        };
+        let expected = within_acme(&[Recipient::Team(name("8")), Recipient::Broadcast]);
+        assert_eq!(grant.scope(&of_acme), Ok(expected));
+    }
+
+    #[test]
+    fn a_stream_that_could_never_send_anything_is_refused() {
+        let nothing = Wanted {
+            all: Some(false),
+            ..Wanted::default()
+        };
+        let grant = Grant::undivided(&[Permission::Read]);
+        assert_eq!(grant.scope(&nothing), Err(Forbidden::Nothing));
+    }
+}

@@ -206,11 +206,18 @@ pub(super) fn list_or_none<T>(
 
 /// A node of the broker. The words for what is wrong never quote it: they would show its password.
 pub(super) fn amqp_address(text: &str) -> Result<AmqpAddress, String> {
-    const LEGAL: &str = "write amqp://user:password@host:5672/vhost or amqps://…, nodes with commas between; in user, \
+    const LEGAL: &str = "write amqp://user:password@host:5672/vhost, nodes with commas between; in user, \
                          password and vhost write %40 for @, %2F for /, %3A for :, %23 for #, %2C for a comma";
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error}): {LEGAL}"))?;
-    if !matches!(url.scheme(), "amqp" | "amqps") {
-        return Err(format!("is neither amqp:// nor amqps://: {LEGAL}"));
+    match url.scheme() {
+        "amqp" => {}
+        "amqps" => {
+            let advice = "use amqp:// on a trusted network or to a TLS proxy on this host";
+            return Err(format!(
+                "asks for TLS, which this version cannot do to the broker: {advice}"
+            ));
+        }
+        _ => return Err(format!("does not begin with amqp://: {LEGAL}")),
     }
     if url.fragment().is_some() {
         return Err(format!("has a # in it: {LEGAL}"));

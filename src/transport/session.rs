@@ -137,6 +137,10 @@ impl Session {
         context: &mut Context<'_>,
         visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
     ) -> Poll<Step> {
+        // Before events: a busy stream must end too.
+        if let Some(step) = self.expiry_due() {
+            return Poll::Ready(step);
+        }
         if let Poll::Ready(update) = self.subscription.poll_update(context, visit) {
             self.last_sent = Instant::now();
             return Poll::Ready(match update {
@@ -149,7 +153,7 @@ impl Session {
         }
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
-            if let Some(step) = self.due(now) {
+            if let Some(step) = self.expiry_due().or_else(|| self.heartbeat_due(now)) {
                 return Poll::Ready(step);
             }
             let next = self.next_moment(now);
@@ -171,21 +175,25 @@ impl Session {
             .inc_by(events);
     }
 
-    fn due(&mut self, now: Instant) -> Option<Step> {
-        if let Some(expiry) = &mut self.expiry {
-            if now >= expiry.end_at {
-                return Some(self.end(CloseReason::Expired));
-            }
-            if now >= expiry.warn_at && !expiry.warned {
-                expiry.warned = true;
-                return Some(Step::Expiring);
-            }
+    fn expiry_due(&mut self) -> Option<Step> {
+        let expiry = self.expiry.as_mut()?;
+        let now = Instant::now();
+        if now >= expiry.end_at {
+            return Some(self.end(CloseReason::Expired));
         }
-        if !self.heartbeat.is_zero() && now >= self.last_sent + self.heartbeat {
-            self.last_sent = now;
-            return Some(Step::Heartbeat(self.subscription.checkpoint()));
+        if now >= expiry.warn_at && !expiry.warned {
+            expiry.warned = true;
+            return Some(Step::Expiring);
         }
         None
+    }
+
+    fn heartbeat_due(&mut self, now: Instant) -> Option<Step> {
+        if self.heartbeat.is_zero() || now < self.last_sent + self.heartbeat {
+            return None;
+        }
+        self.last_sent = now;
+        Some(Step::Heartbeat(self.subscription.checkpoint()))
     }
 
     fn next_moment(&self, now: Instant) -> Instant {
@@ -219,5 +227,147 @@ impl Drop for Session {
             .connections_closed
             .of(self.closing.as_str())
             .inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::event::address::Attributes;
+    use crate::event::audience::{Audience, Recipient};
+    use crate::event::filter::Filter;
+    use crate::event::id::{Mark, Position};
+    use crate::event::scope::Scope;
+    use crate::hub::{Backpressure, HubConfig, Numbering, Resume, Writer, hub};
+
+    const HEARTBEAT: Duration = Duration::from_secs(15);
+
+    fn id(position: u64) -> EventId {
+        EventId {
+            position: Position::new(position),
+            mark: Mark::epoch(7),
+        }
+    }
+
+    /// A session of a hub that has read its history, for broadcasts.
+    fn session(expires_at: Option<SystemTime>) -> (Writer, Session) {
+        let config = HubConfig {
+            channel_capacity: 10,
+            backpressure: Backpressure::DropOldest,
+            max_events: 10,
+            max_bytes: 0,
+            max_age: Duration::ZERO,
+        };
+        let metrics = Metrics::new().unwrap();
+        let (mut writer, hub) = hub(
+            config,
+            Numbering::Sequence(Mark::epoch(7)),
+            Arc::clone(&metrics),
+        );
+        writer.caught_up();
+        let audience = Audience {
+            tenant: None,
+            recipient: Recipient::Broadcast,
+        };
+        let scope = Scope::Audiences(vec![audience]);
+        let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
+        let seat = Seat::default();
+        (
+            writer,
+            Session::new(subscription, HEARTBEAT, expires_at, seat, "sse", metrics),
+        )
+    }
+
+    fn publish(writer: &mut Writer, position: u64) {
+        let event = Event {
+            id: id(position),
+            audience: Audience {
+                tenant: None,
+                recipient: Recipient::Broadcast,
+            },
+            topic: "broadcast.notice".to_owned(),
+            name: None,
+            attributes: Attributes::default(),
+            timestamp: None,
+            body: Bytes::from_static(b"{}"),
+        };
+        writer.publish(Frame::encode(event, Instant::now()));
+    }
+
+    /// The next step, and how long it took to come.
+    async fn next(session: &mut Session) -> (Step, Duration) {
+        let asked = Instant::now();
+        let step = poll_fn(|context| {
+            session.poll_step(context, |_: &Arc<Frame>| ControlFlow::Continue(()))
+        })
+        .await;
+        (step, asked.elapsed())
+    }
+
+    fn joined(position: u64) -> Step {
+        Step::Joined {
+            checkpoint: Some(id(position)),
+            gap: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_stream_is_told_where_the_log_stands_every_heartbeat() {
+        let (mut writer, mut session) = session(None);
+        assert_eq!(next(&mut session).await, (joined(0), Duration::ZERO));
+        let beat = Step::Heartbeat(Some(id(0)));
+        assert_eq!(next(&mut session).await.0, beat);
+        let (step, waited) = next(&mut session).await;
+        assert_eq!(step, beat);
+        assert!(waited >= HEARTBEAT && waited < HEARTBEAT + Duration::from_millis(10));
+        writer.pass(id(1), Instant::now());
+        assert_eq!(next(&mut session).await.0, Step::Heartbeat(Some(id(1))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_puts_the_heartbeat_off() {
+        let (mut writer, mut session) = session(None);
+        next(&mut session).await;
+        tokio::time::advance(HEARTBEAT - Duration::from_secs(1)).await;
+        publish(&mut writer, 1);
+        assert_eq!(next(&mut session).await.0, Step::Events);
+        let (step, waited) = next(&mut session).await;
+        assert_eq!(step, Step::Heartbeat(Some(id(1))));
+        assert!(waited >= HEARTBEAT, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_ends_is_announced_30_s_before_and_ends_the_stream() {
+        let lifetime = Duration::from_secs(40);
+        let (_writer, mut session) = session(Some(SystemTime::now() + lifetime));
+        let began = Instant::now();
+        next(&mut session).await;
+        let mut steps = Vec::new();
+        while !matches!(steps.last(), Some((Step::End(_), _))) {
+            let (step, _) = next(&mut session).await;
+            steps.push((step, began.elapsed().as_secs_f64().round()));
+        }
+        let warned = steps.iter().filter(|(step, _)| *step == Step::Expiring);
+        assert_eq!(warned.collect::<Vec<_>>(), [&(Step::Expiring, 10.0)]);
+        assert_eq!(steps.last(), Some(&(Step::End(CloseReason::Expired), 40.0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_has_ended_ends_the_stream_at_once_however_busy_it_is() {
+        let lifetime = Duration::from_secs(20);
+        let (mut writer, mut session) = session(Some(SystemTime::now() + lifetime));
+        assert_eq!(next(&mut session).await.0, Step::Expiring);
+        next(&mut session).await;
+        tokio::time::advance(lifetime).await;
+        publish(&mut writer, 1);
+        assert_eq!(
+            next(&mut session).await,
+            (Step::End(CloseReason::Expired), Duration::ZERO)
+        );
     }
 }
