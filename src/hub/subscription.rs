@@ -82,7 +82,7 @@ pub enum Update {
     Gap(Gap),
     /// The client is too slow and its stream is to end ([`Backpressure::Disconnect`]).
     Overrun,
-    /// The hub was closed. The stream is to end.
+    /// The hub was closed, and everything in it was shown. The stream is to end.
     Closed,
 }
 
@@ -151,12 +151,18 @@ impl Subscription {
     pub fn poll_update(
         &mut self,
         context: &mut Context<'_>,
-        mut visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
+        visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
     ) -> Poll<Update> {
         self.signal.listen(context.waker());
-        if self.shared.closed.load(Ordering::Acquire) {
+        let update = self.look(visit);
+        // What was given before the hub was closed is shown first: a queue has been told that it was delivered.
+        if update.is_pending() && self.shared.closed.load(Ordering::Acquire) {
             return Poll::Ready(Update::Closed);
         }
+        update
+    }
+
+    fn look(&mut self, mut visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>) -> Poll<Update> {
         if let Reader::Waiting { resume, .. } = self.reader {
             return self.join(Some(resume));
         }

@@ -243,7 +243,7 @@ mod tests {
     use crate::event::filter::Filter;
     use crate::event::id::{Mark, Position};
     use crate::event::scope::Scope;
-    use crate::hub::{Backpressure, HubConfig, Numbering, Resume, Writer, hub};
+    use crate::hub::{Backpressure, Hub, HubConfig, Numbering, Resume, Writer, hub};
 
     const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -256,6 +256,11 @@ mod tests {
 
     /// A session of a hub that has read its history, for broadcasts.
     fn session(expires_at: Option<SystemTime>) -> (Writer, Session) {
+        let (writer, _, session) = session_of_hub(expires_at);
+        (writer, session)
+    }
+
+    fn session_of_hub(expires_at: Option<SystemTime>) -> (Writer, Hub, Session) {
         let config = HubConfig {
             channel_capacity: 10,
             backpressure: Backpressure::DropOldest,
@@ -277,10 +282,8 @@ mod tests {
         let scope = Scope::Audiences(vec![audience]);
         let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
         let seat = Seat::default();
-        (
-            writer,
-            Session::new(subscription, HEARTBEAT, expires_at, seat, "sse", metrics),
-        )
+        let session = Session::new(subscription, HEARTBEAT, expires_at, seat, "sse", metrics);
+        (writer, hub, session)
     }
 
     fn publish(writer: &mut Writer, position: u64) {
@@ -339,6 +342,19 @@ mod tests {
         let (step, waited) = next(&mut session).await;
         assert_eq!(step, Step::Heartbeat(Some(id(1))));
         assert!(waited >= HEARTBEAT, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_the_stream_after_what_was_given_before_it() {
+        let (mut writer, hub, mut session) = session_of_hub(None);
+        next(&mut session).await;
+        publish(&mut writer, 1);
+        hub.close();
+        assert_eq!(next(&mut session).await.0, Step::Events);
+        assert_eq!(
+            next(&mut session).await,
+            (Step::End(CloseReason::Drain), Duration::ZERO)
+        );
     }
 
     #[tokio::test(start_paused = true)]
