@@ -21,8 +21,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::connection::Connection;
+use super::operations;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
@@ -142,7 +144,11 @@ impl Server {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
                 continue;
             }
-            let router = if over { over_limit() } else { router.clone() };
+            let router = if over {
+                over_limit(lifecycle.clone())
+            } else {
+                router.clone()
+            };
             let served = serve(
                 socket,
                 peer,
@@ -220,20 +226,18 @@ fn tune(socket: &TcpStream, stall: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers everything with a 503: this replica is full, others may not be.
-fn over_limit() -> Router {
-    Router::new().fallback(|| async {
-        let detail = "this replica holds as many connections as it may; come back later";
-        let mut response = axum::response::IntoResponse::into_response(Problem::later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            RETRY_AFTER_SECONDS,
-            detail,
-        ));
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-        response
-    })
+/// Answers everything with a 503, as this replica is full and others may not be; but whoever asks whether it is alive is
+/// told, or it would be restarted for being full.
+fn over_limit(lifecycle: Lifecycle) -> Router {
+    operations::health(lifecycle)
+        .fallback(|| async {
+            let detail = "this replica holds as many connections as it may; come back later";
+            Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
+        })
+        .layer(SetResponseHeaderLayer::overriding(
+            CONNECTION,
+            HeaderValue::from_static("close"),
+        ))
 }
 
 /// A connection that went away before it was accepted costs nothing; a lack of descriptors passes as others close.

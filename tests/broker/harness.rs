@@ -1,0 +1,29 @@
+//! What the tests against a real RabbitMQ are built from: a private broker, the bridge as a child process, producers,
+//! and clients that behave as browsers do. Everything is on loopback and in one folder, and nothing of it outlives the
+//! test process, however that ends (see [`run`]).
+
+mod run;
+mod deadline;
+mod http;
+mod rabbitmq;
+mod proxy;
+mod bridge;
+mod event_stream;
+mod client;
+mod swarm;
+mod producer;
+mod foreign;
+
+pub use bridge::{Bridge, Setup};
+pub use client::{Client, Silence};
+pub use deadline::{eventually, within};
+pub use event_stream::{Event, EventStream, Item};
+pub use foreign::Foreign;
+pub use producer::{Message, Persistent, Producer};
+pub use proxy::Proxy;
+pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
+pub use run::command;
+pub use swarm::Swarm;
+
+/// How long anything may take that should be done at once: long enough for two busy cores, short enough to find a hang.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,0 +1,410 @@
+//! A private RabbitMQ: its own node, ports, folder and epmd, on loopback only, with a virtual host for each test.
+//!
+//! Most tests share one node ([`RabbitMq::shared`]) and have a virtual host of it to themselves; a test that kills or
+//! stops the broker starts its own.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Producer, SOON, eventually, run, within};
+
+/// Debian's folder of RabbitMQ. The wrappers in `/usr/sbin` would switch user and folder.
+const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+const USER: &str = "bridge";
+/// The password of every virtual host: recognisable, so that a test can look for it where it must not be, and with a
+/// slash, so that a URL has to bear it encoded.
+pub const PASSWORD: &str = "pass/word-that-nobody-prints";
+const PASSWORD_ENCODED: &str = "pass%2Fword-that-nobody-prints";
+
+/// A node takes 5 seconds to start on an idle machine; several at once on two busy cores take longer.
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// A node and its data.
+pub struct RabbitMq {
+    folder: PathBuf,
+    port: u16,
+    process: Option<Child>,
+    vhosts: usize,
+    vhosts_taken: AtomicUsize,
+}
+
+impl RabbitMq {
+    /// The node that tests share, started by the first that asks.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
+        SHARED.get_or_init(|| Self::start_new(96)).await
+    }
+
+    /// A node for one test, which may do with it what it likes.
+    pub async fn private() -> Self {
+        Self::start_new(2).await
+    }
+
+    async fn start_new(vhosts: usize) -> Self {
+        let mut node = Self {
+            folder: run::new_folder("rabbitmq"),
+            port: run::free_port(),
+            process: None,
+            vhosts,
+            vhosts_taken: AtomicUsize::new(0),
+        };
+        node.write_files();
+        node.start().await;
+        node
+    }
+
+    /// A virtual host that no other test has.
+    pub fn vhost(&self) -> Vhost {
+        let number = self.vhosts_taken.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            number < self.vhosts,
+            "more virtual hosts are asked for than the node was started with"
+        );
+        Vhost {
+            name: format!("test-{number}"),
+            port: self.port,
+        }
+    }
+
+    /// Where the node listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts the node, on the data it left.
+    pub async fn start(&mut self) {
+        assert!(self.process.is_none(), "the node is running");
+        LazyLock::force(&EPMD);
+        let deadline = Instant::now() + START_LIMIT;
+        let mut child = self.spawn();
+        loop {
+            if self.answers().await {
+                break;
+            }
+            if child.try_wait().expect("a child can be asked").is_some() {
+                // Once in a while the name of a node that was just killed is still taken.
+                child = self.spawn();
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("a child can be killed");
+                panic!(
+                    "RabbitMQ did not start within {START_LIMIT:?}:\n{}",
+                    self.log_tail()
+                );
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.process = Some(child);
+    }
+
+    /// Ends the node as a power cut would. Its port is closed when this returns.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("the node is running");
+        process.kill().expect("a child can be killed");
+        process.wait().expect("a child can be waited for");
+    }
+
+    /// Ends the node as an operator would.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().expect("the node is running");
+        kill_process(Pid::from_child(&process), Signal::TERM).expect("a child can be signalled");
+        eventually("RabbitMQ stops", START_LIMIT, async || {
+            process.try_wait().expect("a child can be asked")
+        })
+        .await;
+    }
+
+    /// Runs `rabbitmqctl` against the node. Takes a second or two.
+    pub async fn control(&self, arguments: &[&str]) {
+        let mut command = run::command("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        self.environment(&mut command)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = running.await.expect("no panic").expect("rabbitmqctl runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn write_files(&self) {
+        let vhosts: Vec<_> = (0..self.vhosts)
+            .map(|number| format!("test-{number}"))
+            .collect();
+        let definitions = json!({
+            "users": [{"name": USER, "password": PASSWORD, "tags": "administrator"}],
+            "vhosts": vhosts.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
+            "permissions": vhosts.iter().map(|name| json!({
+                "user": USER, "vhost": name, "configure": ".*", "write": ".*", "read": ".*",
+            })).collect::<Vec<_>>(),
+        });
+        let definitions_file = self.folder.join("definitions.json");
+        fs::create_dir_all(self.folder.join("home")).expect("a folder");
+        fs::write(&definitions_file, definitions.to_string()).expect("a file");
+        fs::write(self.folder.join("enabled_plugins"), "[].").expect("a file");
+        let configuration = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\nload_definitions = {}\n",
+            self.port,
+            definitions_file.display()
+        );
+        fs::write(self.folder.join("rabbitmq.conf"), configuration).expect("a file");
+    }
+
+    fn spawn(&self) -> Child {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("output"))
+            .expect("a file");
+        let mut command = run::command(SERVER);
+        self.environment(&mut command)
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{SERVER}: {error}; `make setup` installs RabbitMQ"))
+    }
+
+    /// What RabbitMQ's own scripts must know to find this node and no other.
+    fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let path = |name: &str| self.folder.join(name);
+        command
+            .env("HOME", path("home"))
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", format!("sse-bridge-{}-{}@localhost", std::process::id(), self.port))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", run::free_port().to_string())
+            .env("RABBITMQ_MNESIA_BASE", path("mnesia"))
+            .env("RABBITMQ_LOG_BASE", path("log"))
+            .env("RABBITMQ_CONFIG_FILE", path("rabbitmq"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins"))
+            .env("RABBITMQ_PID_FILE", path("pid"))
+            .env("ERL_EPMD_PORT", EPMD.port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            // The script then becomes the Erlang machine instead of watching over it, so that our child is the broker.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            // Schedulers that spin while they wait would take the two cores from the tests.
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none",
+            )
+    }
+
+    /// Whether the listener greets, which it does when the virtual hosts are there.
+    async fn answers(&self) -> bool {
+        let greeting = async {
+            let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            socket.write_all(b"AMQP\x00\x00\x09\x01").await?;
+            socket.read_u8().await
+        };
+        // 1 is the type of a method frame: `connection.start`.
+        matches!(timeout(Duration::from_secs(5), greeting).await, Ok(Ok(1)))
+    }
+
+    fn log_tail(&self) -> String {
+        let mut text = fs::read_to_string(self.folder.join("output")).unwrap_or_default();
+        for entry in fs::read_dir(self.folder.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            text.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
+        }
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+        // What is left of it goes with the run's folder.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// This run's epmd, which outlives the nodes that register with it and is ended with the run.
+static EPMD: LazyLock<Epmd> = LazyLock::new(|| {
+    let port = run::free_port();
+    let process = run::command("epmd")
+        .args(["-port", &port.to_string()])
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("epmd starts; `make setup` installs it with RabbitMQ");
+    Epmd {
+        port,
+        _process: process,
+    }
+});
+
+struct Epmd {
+    port: u16,
+    _process: Child,
+}
+
+/// A virtual host: a broker of its own, as far as a test can see.
+#[derive(Clone, Debug)]
+pub struct Vhost {
+    name: String,
+    port: u16,
+}
+
+impl Vhost {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its AMQP URL, user and password included.
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// As [`Vhost::url`], by way of something else that listens on `port`.
+    pub fn url_at(&self, port: u16) -> String {
+        format!(
+            "amqp://{USER}:{PASSWORD_ENCODED}@127.0.0.1:{port}/{}",
+            self.name
+        )
+    }
+
+    /// A connection that is not the bridge's.
+    pub async fn connect(&self) -> Connection {
+        let properties = ConnectionProperties::default().with_connection_name("test".into());
+        let url = self.url();
+        within(
+            "a connection to RabbitMQ",
+            SOON,
+            Connection::connect(&url, properties),
+        )
+        .await
+        .expect("RabbitMQ takes the connection")
+    }
+
+    /// A connection that publishes.
+    pub async fn producer(&self) -> Producer {
+        Producer::connect(self).await
+    }
+
+    /// Deletes a queue under whoever uses it.
+    pub async fn delete_queue(&self, queue: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .expect("the queue is deleted");
+    }
+
+    /// Declares a durable queue that the bridge has not declared, to be in its way.
+    pub async fn declare_queue(&self, queue: &str, kind: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        channel
+            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
+            .await
+            .expect("a queue");
+    }
+
+    /// How many messages and how many consumers a queue has, if it is there.
+    pub async fn queue(&self, queue: &str) -> Option<(u32, u32)> {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .ok()?;
+        Some((queue.message_count(), queue.consumer_count()))
+    }
+
+    /// Takes the first message of a queue that is not there yet.
+    pub async fn take_once_declared(&self, queue: &str) -> Taken {
+        eventually(&format!("{queue} is declared"), SOON, async || {
+            self.queue(queue).await
+        })
+        .await;
+        self.take(queue, 1).await.remove(0)
+    }
+
+    /// Takes `count` messages out of a queue, which must come within [`SOON`].
+    pub async fn take(&self, queue: &str, count: usize) -> Vec<Taken> {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        let mut taken = Vec::new();
+        eventually(&format!("{count} messages in {queue}"), SOON, async || {
+            while taken.len() < count {
+                let found = channel
+                    .basic_get(queue.into(), BasicGetOptions::default())
+                    .await
+                    .expect("the queue is there");
+                let message = found?;
+                message
+                    .ack(BasicAckOptions::default())
+                    .await
+                    .expect("an acknowledgement");
+                taken.push(Taken {
+                    body: String::from_utf8_lossy(&message.data).into_owned(),
+                    headers: message.properties.headers().clone().unwrap_or_default(),
+                });
+            }
+            Some(())
+        })
+        .await;
+        taken
+    }
+}
+
+/// A message that was taken out of a queue.
+#[derive(Debug)]
+pub struct Taken {
+    pub body: String,
+    headers: FieldTable,
+}
+
+impl Taken {
+    /// A header's value as text, integers in decimal.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self
+            .headers
+            .inner()
+            .iter()
+            .find(|(own, _)| own.as_str() == name)?;
+        match value {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            AMQPValue::LongLongInt(number) => Some(number.to_string()),
+            AMQPValue::LongInt(number) => Some(number.to_string()),
+            AMQPValue::LongUInt(number) => Some(number.to_string()),
+            AMQPValue::Timestamp(number) => Some(number.to_string()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the bridge declares, what it refuses to run on, and what it says then: `check` finds each mistake apart.
+
+use crate::harness::{Bridge, Client, Message, PASSWORD, RabbitMq, Setup};
+
+/// `check` must fail, and say all of this.
+async fn assert_check_fails(setup: &Setup, says: &[&str]) -> String {
+    let finished = setup.run(&["check"]).await;
+    assert_eq!(finished.code, Some(1), "{}", finished.output);
+    let output = finished.output.to_lowercase();
+    for word in says {
+        assert!(
+            output.contains(&word.to_lowercase()),
+            "nothing of {word:?} in:\n{}",
+            finished.output
+        );
+    }
+    assert!(!output.contains("panicked"), "{}", finished.output);
+    assert_no_password(&finished.output);
+    finished.output
+}
+
+fn assert_no_password(output: &str) {
+    assert!(
+        !output.contains(PASSWORD) && !output.contains("word-that-nobody-prints"),
+        "a password in:\n{output}"
+    );
+}
+
+#[tokio::test]
+async fn check_is_content_with_what_serve_declared() {
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        drop(bridge);
+        let finished = setup.run(&["check"]).await;
+        assert_eq!(finished.code, Some(0), "{kind}: {}", finished.output);
+        assert_no_password(&finished.output);
+        // A second start finds everything as it wants it.
+        setup.start().await;
+    }
+}
+
+#[tokio::test]
+async fn check_says_which_argument_of_an_existing_queue_differs() {
+    let vhost = RabbitMq::shared().await.vhost();
+    vhost.declare_queue("events.sse", "classic").await;
+    assert_check_fails(
+        &Bridge::on(&vhost),
+        &["events.sse", "x-queue-type", "stream", "classic"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn check_tells_a_wrong_password_from_a_missing_virtual_host_from_an_unreachable_broker() {
+    let node = RabbitMq::shared().await;
+    let vhost = node.vhost();
+    let wrong_password = Bridge::at(&vhost.url().replace("pass%2F", "wrong%2F"));
+    let missing_vhost = Bridge::at(&vhost.url().replace(vhost.name(), "no-such-vhost"));
+    let unreachable = Bridge::at(&vhost.url_at(1));
+    let outputs = [
+        assert_check_fails(&wrong_password, &["password"]).await,
+        assert_check_fails(&missing_vhost, &["no-such-vhost"]).await,
+        assert_check_fails(&unreachable, &["127.0.0.1:1"]).await,
+    ];
+    assert!(
+        outputs[0] != outputs[1] && outputs[1] != outputs[2],
+        "each says its own: {outputs:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_bridge_that_may_not_declare_only_checks() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let checking = Bridge::on(&vhost).set("RABBITMQ_DECLARE", "false");
+    assert_check_fails(&checking, &["events."]).await;
+    assert!(
+        vhost.queue("events.sse").await.is_none(),
+        "check declares nothing"
+    );
+
+    Bridge::on(&vhost).start().await.kill();
+    let bridge = checking.start().await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    vhost
+        .producer()
+        .await
+        .publish(Message::to("team.7.x", "1"))
+        .await;
+    assert_eq!(client.data(1).await, ["1"]);
+}
+
+#[tokio::test]
+async fn names_of_exchange_queue_and_bindings_are_the_operators() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = Bridge::on(&vhost)
+        .set("RABBITMQ_EVENTS_QUEUE", "my.queue")
+        .set("RABBITMQ_DEAD_LETTER_QUEUE", "my.dead.letters")
+        .set("RABBITMQ_DEAD_LETTER_EXCHANGE", "my.dlx")
+        .set("RABBITMQ_EVENTS_BINDING_KEY", "orders.*.changed")
+        .set("ADDRESS_ROUTING_KEYS", "orders.{order_id}.changed")
+        .set("ADDRESS_USER_FIELD", "/owner/id")
+        .start()
+        .await;
+    let mut client = Client::connect(&bridge, "user_id=42&order_id=5").await;
+    let producer = vhost.producer().await;
+    let body = r#"{"owner":{"id":42}}"#;
+    producer
+        .publish(Message::to("orders.5.changed", body))
+        .await;
+    assert_eq!(client.data(1).await, [body]);
+    producer
+        .publish(Message::to("orders.6.changed", "poison"))
+        .await;
+    assert_eq!(vhost.take("my.dead.letters", 1).await[0].body, "poison");
+    assert!(vhost.queue("events.sse").await.is_none());
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_declared_again_and_delivery_goes_on() {
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let mut bridge = Bridge::on(&vhost)
+            .set("RABBITMQ_EVENTS_QUEUE_TYPE", kind)
+            .start()
+            .await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let producer = vhost.producer().await;
+        producer.publish(Message::to("team.7.x", "1")).await;
+        assert_eq!(client.data(1).await, ["1"], "{kind}");
+
+        vhost.delete_queue("events.sse").await;
+        bridge
+            .wait_metric("sse_bridge_broker_reconnects_total", |count| count >= 1.0)
+            .await;
+        bridge
+            .wait_metric("sse_bridge_broker_up", |up| up == 1.0)
+            .await;
+        producer.publish(Message::to("team.7.x", "2")).await;
+        // On a stream the positions begin anew, and the client may be told that its old ones mean nothing now.
+        let event = loop {
+            let event = client.event().await;
+            if !event.is_control() {
+                break event;
+            }
+        };
+        assert_eq!(event.data, "2", "{kind}");
+        assert!(bridge.is_running());
+    }
+}

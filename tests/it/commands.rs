@@ -1,0 +1,248 @@
+//! The command line: what it says, and what it exits with.
+
+use crate::harness::{Bridge, Finished, Setup, free_port};
+
+/// Exit code of what cannot be used (sysexits.h: EX_USAGE).
+const BAD_CONFIGURATION: Option<i32> = Some(64);
+
+async fn run(arguments: &[&str]) -> Finished {
+    Setup::default().run(arguments, "").await
+}
+
+/// Lines are wrapped by the width of a terminal: one line, one blank between words.
+fn unwrapped(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn help_says_what_a_command_does_and_needs() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (
+            &["--help"],
+            &[
+                "Server-Sent Events",
+                "dev",
+                "serve",
+                "check",
+                "publish",
+                "--config",
+                "SSE_BRIDGE_CONFIG",
+                "--env-file",
+                ".env.example",
+                "sse-bridge dev",
+                "Exit codes: 0 done, 1 failed, 64 bad configuration",
+            ],
+        ),
+        (
+            &["dev", "--help"],
+            &[
+                "in memory",
+                "no login",
+                "RabbitMQ",
+                "page at /",
+                "--env-file",
+            ],
+        ),
+        (
+            &["serve", "--help"],
+            &["RABBITMQ_URL", "AUTH_MODE", "SIGTERM", "drain"],
+        ),
+        (
+            &["check", "--help"],
+            &[
+                "configuration",
+                "topology",
+                "changes nothing",
+                "Exits with 0",
+            ],
+        ),
+        (
+            &["publish", "--help"],
+            &[
+                "confirm",
+                "Example: sse-bridge publish --topic",
+                "--topic",
+                "--user",
+                "--team",
+                "--channel",
+                "--tenant",
+                "--type",
+                "--message-id",
+                "--data",
+                "standard input",
+            ],
+        ),
+    ];
+    for (arguments, mentioned) in cases {
+        let finished = run(arguments).await;
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+        assert_eq!(finished.stderr, "", "{arguments:?}");
+        let text = unwrapped(&finished.stdout);
+        for words in *mentioned {
+            assert!(
+                text.contains(words),
+                "{arguments:?} does not mention {words:?}:\n{}",
+                finished.stdout
+            );
+        }
+        assert!(
+            finished
+                .stdout
+                .lines()
+                .all(|line| line.chars().count() <= 120),
+            "too wide for a terminal:\n{}",
+            finished.stdout
+        );
+    }
+    let version = run(&["--version"]).await;
+    assert_eq!(version.code, Some(0));
+    let expected = format!("sse-bridge {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version.stdout, expected);
+}
+
+#[tokio::test]
+async fn a_command_line_that_makes_no_sense_exits_with_64() {
+    for (arguments, says) in [
+        (&[][..], "dev"),
+        (&["frobnicate"], "frobnicate"),
+        (&["dev", "--frobnicate"], "--frobnicate"),
+        (&["publish"], "--topic"),
+        (&["publish", "--topic", "user.1", "--user", "a b"], "--user"),
+        (
+            &["publish", "--topic", "user.1", "--type", "bridge.gap"],
+            "--type",
+        ),
+        (&["dev", "--env-file", "/nowhere/.env"], "/nowhere/.env"),
+        (&["dev", "--config", "/nowhere.toml"], "/nowhere.toml"),
+    ] {
+        let finished = run(arguments).await;
+        assert_eq!(
+            finished.code, BAD_CONFIGURATION,
+            "{arguments:?}: {finished:?}"
+        );
+        assert!(
+            finished.stderr.contains(says),
+            "{arguments:?}: {finished:?}"
+        );
+        assert_eq!(finished.stdout, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_used_exits_with_64_and_names_all_that_is_wrong() {
+    let serve = run(&["serve"]).await;
+    assert_eq!(serve.code, BAD_CONFIGURATION);
+    for name in ["RABBITMQ_URL", "AUTH_MODE"] {
+        assert!(serve.stderr.contains(name), "{serve:?}");
+    }
+    let misspelt = Bridge::dev()
+        .set("SSE_RETRY_MSS", 1)
+        .set("SSE_CHANNEL_CAPACITY", "many")
+        .run(&["dev"], "")
+        .await;
+    assert_eq!(misspelt.code, BAD_CONFIGURATION);
+    for part in [
+        "SSE_RETRY_MSS",
+        "SSE_RETRY_MS,",
+        "SSE_CHANNEL_CAPACITY=many",
+    ] {
+        assert!(misspelt.stderr.contains(part), "{misspelt:?}");
+    }
+    let contradiction = Bridge::dev()
+        .set("SSE_STALL_SECONDS", 1)
+        .set("SSE_HEARTBEAT_SECONDS", 2)
+        .run(&["dev"], "")
+        .await;
+    assert_eq!(contradiction.code, BAD_CONFIGURATION);
+    for name in ["SSE_STALL_SECONDS=1", "SSE_HEARTBEAT_SECONDS=2"] {
+        assert!(contradiction.stderr.contains(name), "{contradiction:?}");
+    }
+}
+
+#[tokio::test]
+async fn dev_has_no_login_and_so_listens_only_on_this_machine() {
+    for everywhere in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+        let finished = Bridge::dev()
+            .set("HTTP_BIND", everywhere)
+            .run(&["dev"], "")
+            .await;
+        assert_eq!(finished.code, BAD_CONFIGURATION, "{everywhere}");
+        assert!(
+            finished.stderr.contains(&format!("HTTP_BIND={everywhere}")),
+            "{finished:?}"
+        );
+    }
+    // What belongs to `serve` is not looked at, so that its .env may lie about.
+    Bridge::dev()
+        .set("RABBITMQ_PREFETCH_COUNT", "many")
+        .set("AUTH_MODE", "nonsense")
+        .set("ADMIN_BIND", "0.0.0.0:1")
+        .start()
+        .await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_with_the_setting_that_chose_it() {
+    let other = Bridge::dev().start().await;
+    let finished = Bridge::dev()
+        .set("HTTP_BIND", other.public)
+        .run(&["dev"], "")
+        .await;
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let text = &finished.stderr;
+    assert!(
+        text.contains("HTTP_BIND") && text.contains(&other.public.to_string()),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn dev_greets_with_commands_that_work_as_they_stand() {
+    let bridge = Bridge::dev().start().await;
+    let greeting = bridge.output();
+    for part in [
+        format!("http://{}/events?team_id=7", bridge.public),
+        format!("http://{}/publish", bridge.public),
+        format!("http://{}/\n", bridge.public),
+    ] {
+        assert!(greeting.contains(&part), "{part}: {greeting}");
+    }
+    let (_, data) = greeting.split_once("-d '").expect("a body");
+    let (data, _) = data.split_once('\'').expect("its end");
+    // As curl sends it.
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let answer = bridge.request("POST", "/publish", &form, data).await;
+    assert_eq!(answer.head.status, 202, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_told_and_exits_with_1() {
+    let url = format!("amqp://guest:hush-hush@127.0.0.1:{}", free_port());
+    let away = Setup::default()
+        .set("RABBITMQ_URL", &url)
+        .set("AUTH_MODE", "none");
+    for arguments in [
+        &["check"][..],
+        &["publish", "--topic", "team.7.n", "--data", "{}"],
+    ] {
+        let finished = away.run(arguments, "").await;
+        assert_eq!(finished.code, Some(1), "{arguments:?}: {finished:?}");
+        assert!(finished.stderr.contains("127.0.0.1"), "{finished:?}");
+        let output = format!("{}{}", finished.stdout, finished.stderr);
+        assert!(!output.contains("hush-hush"), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn publish_refuses_what_the_bridge_would_dead_letter() {
+    let setup = Setup::default().set("RABBITMQ_URL", "amqp://127.0.0.1");
+    for (arguments, input) in [
+        (&["publish", "--topic", "team.7.n", "--data", "{"][..], ""),
+        (&["publish", "--topic", "team.7.n"], "{\"half\":"),
+        (&["publish", "--topic", "team.7.n"], ""),
+    ] {
+        let finished = setup.run(arguments, input).await;
+        assert_eq!(finished.code, Some(1), "{arguments:?}: {finished:?}");
+        assert!(finished.stderr.contains("not_json"), "{finished:?}");
+    }
+}

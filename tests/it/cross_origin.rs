@@ -1,0 +1,127 @@
+//! Pages of other origins (Fetch §3.2): those that were named may read, others may not.
+
+use std::collections::BTreeSet;
+
+use crate::harness::{Bridge, Client, Response};
+
+const OURS: &str = "https://app.example";
+const THEIRS: &str = "https://evil.example";
+
+const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin";
+const ALLOW_CREDENTIALS: &str = "Access-Control-Allow-Credentials";
+
+/// The head of a stream that a page of this origin asks for.
+async fn stream(bridge: &Bridge, origin: &str) -> Client {
+    Client::connect_with(bridge.public, "team_id=7", &[("Origin", origin)]).await
+}
+
+/// What a browser asks before it sends a header of the page's own.
+async fn preflight(bridge: &Bridge, origin: &str, method: &str, headers: &str) -> Response {
+    let asked = [
+        ("Origin", origin),
+        ("Access-Control-Request-Method", method),
+        ("Access-Control-Request-Headers", headers),
+    ];
+    let target = if method == "POST" {
+        "/publish"
+    } else {
+        "/events"
+    };
+    bridge.request("OPTIONS", target, &asked, "").await
+}
+
+fn words(response: &Response, header: &str) -> BTreeSet<String> {
+    let value = response.head.header(header).unwrap_or_default();
+    value
+        .split(',')
+        .map(|word| word.trim().to_ascii_lowercase())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_named_origin_may_read_and_another_may_not() {
+    let bridge = Bridge::dev()
+        .set("HTTP_CORS_ORIGINS", format!("https://first.example,{OURS}"))
+        .start()
+        .await;
+    let head = stream(&bridge, OURS).await.head;
+    assert_eq!(head.header(ALLOW_ORIGIN), Some(OURS));
+    assert_eq!(head.header(ALLOW_CREDENTIALS), Some("true"));
+    assert_eq!(head.header("Vary"), Some("Origin"));
+    for other in [
+        THEIRS,
+        "http://app.example",
+        "https://app.example:8443",
+        "https://app.example.evil.example",
+        "null",
+    ] {
+        let head = stream(&bridge, other).await.head;
+        assert_eq!(head.header(ALLOW_ORIGIN), None, "{other}");
+        assert_eq!(head.header("Vary"), Some("Origin"));
+    }
+    // An error must be readable too, or the page cannot tell why it failed.
+    let error = bridge
+        .request("GET", "/events?team=7", &[("Origin", OURS)], "")
+        .await;
+    assert_eq!(error.head.status, 400);
+    assert_eq!(error.head.header(ALLOW_ORIGIN), Some(OURS));
+    assert!(words(&error, "Access-Control-Expose-Headers").contains("retry-after"));
+}
+
+#[tokio::test]
+async fn a_named_origin_may_send_its_last_event_id_and_publish_and_another_may_not() {
+    let bridge = Bridge::dev().set("HTTP_CORS_ORIGINS", OURS).start().await;
+    for (method, headers) in [
+        (
+            "GET",
+            &["last-event-id", "authorization", "cache-control"][..],
+        ),
+        ("POST", &["content-type", "authorization"]),
+    ] {
+        let answer = preflight(&bridge, OURS, method, &headers.join(",")).await;
+        assert!(matches!(answer.head.status, 200 | 204), "{answer:?}");
+        assert_eq!(answer.head.header(ALLOW_ORIGIN), Some(OURS));
+        assert_eq!(answer.head.header(ALLOW_CREDENTIALS), Some("true"));
+        let allowed = words(&answer, "Access-Control-Allow-Headers");
+        assert!(
+            headers.iter().all(|header| allowed.contains(*header)),
+            "{allowed:?}"
+        );
+        let methods = words(&answer, "Access-Control-Allow-Methods");
+        assert!(
+            methods.contains(&method.to_ascii_lowercase()),
+            "{methods:?}"
+        );
+        assert!(answer.head.header("Access-Control-Max-Age").is_some());
+        assert!(answer.head.header("Vary").unwrap().contains("Origin"));
+
+        let answer = preflight(&bridge, THEIRS, method, &headers.join(",")).await;
+        assert_eq!(answer.head.header(ALLOW_ORIGIN), None);
+    }
+    let answer = preflight(&bridge, OURS, "DELETE", "x-made-up").await;
+    assert!(!words(&answer, "Access-Control-Allow-Headers").contains("x-made-up"));
+    assert!(!words(&answer, "Access-Control-Allow-Methods").contains("delete"));
+}
+
+#[tokio::test]
+async fn with_a_star_every_origin_may_read_but_none_with_credentials() {
+    let bridge = Bridge::dev().set("HTTP_CORS_ORIGINS", "*").start().await;
+    for origin in [OURS, THEIRS] {
+        let head = stream(&bridge, origin).await.head;
+        assert_eq!(head.header(ALLOW_ORIGIN), Some("*"));
+        assert_eq!(head.header(ALLOW_CREDENTIALS), None);
+    }
+    let answer = preflight(&bridge, THEIRS, "GET", "last-event-id").await;
+    assert_eq!(answer.head.header(ALLOW_ORIGIN), Some("*"));
+    assert!(words(&answer, "Access-Control-Allow-Headers").contains("last-event-id"));
+}
+
+#[tokio::test]
+async fn where_no_origin_is_named_none_may_read() {
+    let bridge = Bridge::dev().start().await;
+    let head = stream(&bridge, OURS).await.head;
+    assert_eq!(head.header(ALLOW_ORIGIN), None);
+    assert_eq!(head.header("Vary"), Some("Origin"));
+    let answer = preflight(&bridge, OURS, "GET", "last-event-id").await;
+    assert_eq!(answer.head.header(ALLOW_ORIGIN), None);
+}
