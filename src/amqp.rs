@@ -6,7 +6,6 @@
 //! QoS again after every reconnect, and no recovery of `lapin`'s own, which subscribes a stream where it once began.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 pub mod address;
@@ -113,45 +112,6 @@ impl fmt::Display for QueueType {
 impl fmt::Display for QueueScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// A word that is none of a setting's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is not one of {expected}")]
-pub struct UnknownWord {
-    found: String,
-    expected: &'static str,
-}
-
-impl FromStr for QueueType {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        match text {
-            "stream" => Ok(Self::Stream),
-            "quorum" => Ok(Self::Quorum),
-            "classic" => Ok(Self::Classic),
-            _ => Err(UnknownWord {
-                found: text.to_owned(),
-                expected: "`stream`, `quorum`, `classic`",
-            }),
-        }
-    }
-}
-
-impl FromStr for QueueScope {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        match text {
-            "shared" => Ok(Self::Shared),
-            "replica" => Ok(Self::Replica),
-            _ => Err(UnknownWord {
-                found: text.to_owned(),
-                expected: "`shared`, `replica`",
-            }),
-        }
     }
 }
 
@@ -352,20 +312,5 @@ pub(crate) mod tests {
             publish_pool_size: 2,
             history_max_age: Duration::from_secs(600),
         }
-    }
-
-    #[test]
-    fn the_words_of_a_setting_read_back_as_they_are_written() {
-        for word in [QueueType::Stream, QueueType::Quorum, QueueType::Classic] {
-            assert_eq!(word.to_string().parse(), Ok(word));
-        }
-        for word in [QueueScope::Shared, QueueScope::Replica] {
-            assert_eq!(word.to_string().parse(), Ok(word));
-        }
-        let message = "streams".parse::<QueueType>().unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "`streams` is not one of `stream`, `quorum`, `classic`"
-        );
     }
 }

@@ -19,7 +19,7 @@ use crate::embedded;
 use crate::event::id::Mark;
 use crate::event::topic::TopicPattern;
 use crate::http::console::console;
-use crate::http::server::{Server, ServerLimits};
+use crate::http::server::{Room, Server, ServerLimits};
 use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
@@ -161,13 +161,19 @@ impl App {
             &config.http.cors_origins,
         )
         .merge(head.pages);
+        let origins = &config.http.cors_origins;
         let limits = ServerLimits {
-            max_connections: config.http.max_connections,
+            room: (config.http.max_connections != 0).then(|| Room {
+                connections: config.http.max_connections,
+                when_full: routes::full(lifecycle.clone(), origins),
+            }),
             stall: config.sse.stall,
+            sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
-            max_connections: 0,
-            ..limits.clone()
+            room: None,
+            stall: config.sse.stall,
+            sockets: None,
         };
         let admin = head
             .has_admin
@@ -275,8 +281,13 @@ async fn drain_within(
     hub: &Hub,
     publisher: Option<&Publisher>,
 ) {
-    let deadline = Instant::now() + drain;
-    if timeout_at(deadline, lifecycle.intake.stop()).await.is_err() {
+    let began = Instant::now();
+    let deadline = began + drain;
+    // Half of it, so that clients are told whatever the broker does.
+    if timeout_at(began + drain / 2, lifecycle.intake.stop())
+        .await
+        .is_err()
+    {
         tracing::warn!(
             "not everything consumed could be settled in time; the broker will deliver it again"
         );

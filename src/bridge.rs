@@ -6,7 +6,7 @@
 //! | its body or its address is illegal | dead-letter | passes its position |
 //! | at or before a position already seen | acknowledge | has it |
 //! | a repeat of a `message_id` | acknowledge | passes its position |
-//! | past its `expiration` | acknowledge | passes its position |
+//! | in a stream, past its `expiration` | acknowledge | passes its position |
 //! | good | acknowledge | publishes it |
 
 mod duplicates;
@@ -107,7 +107,7 @@ impl Intake for Bridge {
         if let Some(lag) = lag(&message) {
             self.metrics.event_lag.set(lag);
         }
-        if is_expired(&message) {
+        if self.numbering == Numbering::Offsets && is_expired(&message) {
             self.metrics.events_dropped.of("expired").inc();
             self.hub.pass(id, now);
             return Verdict::Acknowledge;

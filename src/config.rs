@@ -374,9 +374,9 @@ impl Reader<'_> {
                 .optional(&raw::HTTP_MAX_CONNECTIONS, limit("connections"))
                 .unwrap_or_else(what_descriptors_allow),
             max_connections_per_user: self
-                .value(&raw::HTTP_MAX_CONNECTIONS_PER_USER, limit("connections"))?,
+                .value(&raw::HTTP_MAX_CONNECTIONS_PER_USER, limit("streams"))?,
             max_connections_per_address: self
-                .value(&raw::HTTP_MAX_CONNECTIONS_PER_IP, limit("connections"))?,
+                .value(&raw::HTTP_MAX_CONNECTIONS_PER_IP, limit("streams"))?,
         };
         if self.command == Command::Dev && !config.bind.ip().is_loopback() {
             self.problem(

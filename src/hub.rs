@@ -269,9 +269,7 @@ impl Shared {
         let State {
             registry, history, ..
         } = state;
-        history.trim(&self.config, registry.footprint(), now, |channel| {
-            registry.free_if_idle(channel)
-        });
+        history.trim(&self.config, now, |channel| registry.free_if_idle(channel));
         self.measure(state);
     }
 
@@ -279,9 +277,8 @@ impl Shared {
         let State {
             registry, history, ..
         } = state;
-        let bytes = history.bytes() + registry.footprint();
         self.metrics.history_events.set(count(history.events()));
-        self.metrics.history_bytes.set(count(bytes));
+        self.metrics.history_bytes.set(count(history.bytes()));
         self.metrics.channels.set(count(registry.len()));
     }
 }

@@ -57,7 +57,7 @@ pub struct Metrics {
     pub connections_closed: Counters,
     /// Requests for a stream, or connections, that were refused, by reason.
     pub connections_refused: Counters,
-    /// Deliveries taken from the broker, redeliveries included.
+    /// Deliveries handed over for judging, repeats included.
     pub events_consumed: IntCounter,
     /// Events handed to clients, one count a client, by transport.
     pub events_delivered: Counters,
@@ -117,7 +117,7 @@ impl Metrics {
                 "reason",
                 REFUSAL_REASONS,
             )?,
-            events_consumed: make.counter("events_consumed_total", "Deliveries taken from the broker, redeliveries included.")?,
+            events_consumed: make.counter("events_consumed_total", "Deliveries handed over for judging, repeats included.")?,
             events_delivered: make.counters(
                 "events_delivered_total",
                 "Events handed to clients, one count a client.",
@@ -127,7 +127,7 @@ impl Metrics {
             events_dropped: make.counters(
                 "events_dropped_total",
                 "Events that did not reach a client: passed by its ring (slow), replaced by a newer one of its routing key (superseded), \
-                 or past their AMQP expiration (expired).",
+                 or past their AMQP expiration in a stream (expired).",
                 "reason",
                 DROP_REASONS,
             )?,

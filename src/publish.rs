@@ -2,15 +2,15 @@
 //! way in.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use crate::amqp;
 use crate::auth::{Authenticator, Permission};
@@ -54,8 +54,11 @@ pub struct AddressHeaders {
     pub tenant: String,
 }
 
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What may stand around `data` in a request, in bytes.
-pub const ENVELOPE_BYTES: usize = 8 * 1024;
+const ENVELOPE_BYTES: usize = 8 * 1024;
 
 /// AMQP's bound on short strings: topics, types, ids (AMQP 0-9-1 §4.2.5.3).
 const SHORT_STRING_BYTES: usize = 255;
@@ -81,11 +84,11 @@ struct NewEvent<'a> {
 /// Answers `POST /publish`: 202 once the broker has confirmed.
 ///
 /// # Errors
-/// 401 and 403 for who may not, 413 and 422 for what the broker need not see, 503 when it cannot be had.
+/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it cannot be had.
 pub async fn publish(
     State(publishing): State<Arc<Publishing>>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Result<Response, Problem> {
     let grant = publishing
         .authenticator
@@ -94,7 +97,7 @@ pub async fn publish(
     grant
         .require(Permission::Publish)
         .map_err(|error| Problem::forbidden(error.to_string()))?;
-    let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let body = publishing.read(body).await?;
     let event: NewEvent<'_> =
         serde_json::from_slice(&body).map_err(|error| unprocessable(error.to_string()))?;
     let message = publishing.message(event, &body)?;
@@ -128,6 +131,27 @@ pub async fn publish(
 }
 
 impl Publishing {
+    /// Reads a body, no longer and for no longer than a producer needs: not before it is known that it may publish.
+    async fn read(&self, body: Body) -> Result<Bytes, Problem> {
+        let limit = match self.max_bytes {
+            0 => usize::MAX,
+            // The event and what stands around it.
+            bytes => bytes.saturating_add(ENVELOPE_BYTES),
+        };
+        match timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(_)) => {
+                let detail =
+                    format!("the body cannot be read to its end, or has more than {limit} bytes");
+                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+            }
+            Err(_) => {
+                let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+            }
+        }
+    }
+
     /// The message that says what the request says, checked before the broker sees it.
     fn message(&self, event: NewEvent<'_>, body: &Bytes) -> Result<Message, Problem> {
         let data = body.slice_ref(event.data.get().as_bytes());

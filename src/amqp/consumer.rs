@@ -25,7 +25,8 @@ use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
 use super::message::{Origin, position, take_apart};
 use super::progress::{Arrival, Offset, Progress};
 use super::settlements::Settlements;
-use super::{BrokerConfig, DeadLetters, Error, QueueType, topology};
+use super::topology::{self, Made};
+use super::{BrokerConfig, DeadLetters, Error, QueueType};
 use crate::event::id::{Mark, Position};
 use crate::event::{Break, Intake, Message, Verdict};
 use crate::lifecycle::Lifecycle;
@@ -33,18 +34,18 @@ use crate::metrics::Metrics;
 
 /// How long settled deliveries may wait for the broker to be told.
 const FLUSH: Duration = Duration::from_millis(50);
-/// How long a subscription may be silent at its beginning before that means something.
+/// How long the search for the tail waits for a first record before it asks how many there are, each time.
 const SILENCE: Duration = Duration::from_millis(500);
-/// How long it may be silent where a record must be.
+/// How long a subscription may be silent at its beginning, where a record must be, before that means something.
 const LONG_SILENCE: Duration = Duration::from_secs(3);
+/// What that grows to where it means nothing again and again.
+const LONGEST_SILENCE: Duration = Duration::from_secs(12);
 /// How long the last chunk of a stream may pause before it counts as read.
 const QUIET: Duration = Duration::from_millis(150);
 /// How long the search for the tail takes at most under steady traffic.
 const PROBE: Duration = Duration::from_secs(2);
 /// How many records of the last chunk may be unacknowledged.
 const PROBE_PREFETCH: u16 = 1000;
-/// How often the search for the tail may find nothing in a stream that says it has records.
-const PROBES: u32 = 3;
 /// How often the broker is asked what is in the queue.
 const WATCH: Duration = Duration::from_secs(10);
 /// A link that lived this long was a good one: the next fault begins with the shortest wait.
@@ -94,7 +95,6 @@ impl Consumer {
             letters: JoinSet::new(),
             generation: 0,
             links: 0,
-            silent_probes: 0,
             frame_max: Some(connection::SMALL_FRAMES),
         };
         run.supervise().await;
@@ -119,7 +119,6 @@ struct Run<I> {
     generation: u64,
     /// How many links have been subscribed.
     links: u64,
-    silent_probes: u32,
     /// The size of frames to ask for; none is the broker's.
     frame_max: Option<u32>,
 }
@@ -251,10 +250,17 @@ impl<I: Intake> Run<I> {
                     self.wind_up(&mut subscription).await;
                     return None;
                 }
-                End::Elsewhere => self.progress.settled_below(lowest),
+                End::Elsewhere => {
+                    self.progress.settled_below(lowest);
+                    silence = LONG_SILENCE;
+                }
                 End::Silent => {
                     self.progress.settled_below(lowest);
-                    silence = silence.saturating_mul(2);
+                    if silence < LONGEST_SILENCE {
+                        let queue = &self.consumer.config.queue;
+                        tracing::warn!(%queue, "nothing comes where the last record was; looking whether the stream is still the same");
+                    }
+                    silence = silence.saturating_mul(2).min(LONGEST_SILENCE);
                     if let Err(error) = self.recognise(connection).await {
                         return Some(error);
                     }
@@ -289,7 +295,10 @@ impl<I: Intake> Run<I> {
         silence: Duration,
     ) -> Result<Subscription, Error> {
         let config = Arc::clone(&self.consumer.config);
-        Box::pin(topology::ensure_events(connection, &config)).await?;
+        let made = Box::pin(topology::ensure_events(connection, &config)).await?;
+        if made == Made::Now && self.is_stream() {
+            self.made_now();
+        }
         self.ensure_dead_letters(connection).await?;
         let offset = match self.is_stream() {
             true => Some(self.begin(connection).await?),
@@ -299,8 +308,8 @@ impl<I: Intake> Run<I> {
             open(connection, &config.queue, config.prefetch, offset).await?;
         let silence = match offset {
             None | Some(Offset::First) => None,
-            Some(Offset::Age(_)) => Some(Instant::now() + SILENCE),
-            Some(Offset::At(_)) => Some(Instant::now() + silence),
+            // In both cases there is a record that must come.
+            Some(Offset::Age(_) | Offset::At(_)) => Some(Instant::now() + silence),
         };
         self.subscribed(offset);
         Ok(Subscription {
@@ -323,17 +332,24 @@ impl<I: Intake> Run<I> {
         }
     }
 
+    /// This process has just made the stream: it has no history, and what was read before was of another.
+    fn made_now(&mut self) {
+        if self.progress.offset_is_known() {
+            self.start_over();
+        } else {
+            self.progress.found_tail(None);
+        }
+    }
+
     /// Where a stream's subscription begins.
     async fn begin(&mut self, connection: &Connection) -> Result<Offset, Error> {
         if self.progress.needs_tail() {
             let config = &self.consumer.config;
-            let give_up = self.silent_probes + 1 >= PROBES;
             match find_tail(connection, config).await? {
-                Tail::At(tail) => drop(self.progress.found_tail(Some(tail))),
-                Tail::Empty => drop(self.progress.found_tail(None)),
-                Tail::Silent if give_up => drop(self.progress.found_tail(None)),
+                Tail::At(tail) => self.progress.found_tail(Some(tail)),
+                Tail::Empty => self.progress.found_tail(None),
+                // Tried again with the next link, for ever: taken as empty, its history would come as news.
                 Tail::Silent => {
-                    self.silent_probes += 1;
                     return Err(Error::Timeout {
                         action: format!("with the newest record of stream `{}`", config.queue),
                         seconds: LONG_SILENCE.as_secs(),
@@ -376,14 +392,12 @@ impl<I: Intake> Run<I> {
         }
     }
 
-    /// Nothing came where the last record must be. Either the broker is slow, or the stream was made anew.
+    /// Nothing came where the last record must be. Either the broker is slow, or the stream was made anew: only a record
+    /// shows that, as none at all is what a broker says that has just started.
     async fn recognise(&mut self, connection: &Connection) -> Result<(), Error> {
-        let tail = match find_tail(connection, &self.consumer.config).await? {
-            Tail::At(tail) => Some(tail),
-            Tail::Empty => None,
-            Tail::Silent => return Ok(()),
-        };
-        if self.progress.is_another(tail) {
+        if let Tail::At(tail) = find_tail(connection, &self.consumer.config).await?
+            && self.progress.is_another(tail)
+        {
             self.start_over();
         }
         Ok(())
@@ -394,8 +408,8 @@ impl<I: Intake> Run<I> {
         tracing::error!(%queue, "the stream was deleted and made anew: it is read from its first record, and what was not read of the old one is lost");
         self.progress.start_over();
         self.intake.broken(Break::Replaced);
+        // Dead letters on their way go on: they are nowhere else now. They settle nothing in the new stream.
         self.generation += 1;
-        self.letters.abort_all();
     }
 
     async fn deliver(&mut self, connection: &Connection, subscription: &mut Subscription) -> End {
@@ -492,17 +506,16 @@ impl<I: Intake> Run<I> {
                 self.start_over();
                 return Some(End::Elsewhere);
             }
-            arrival @ (Arrival::Accept { .. } | Arrival::AfterLoss) => {
-                match arrival {
-                    Arrival::Accept { news: true } => self.catch_up(),
-                    Arrival::AfterLoss => {
-                        tracing::error!(
-                            position = position.get(),
-                            "records before this one are lost: the stream's retention removed them before they were read"
-                        );
-                        self.intake.broken(Break::Lost);
-                    }
-                    _ => {}
+            Arrival::Accept { news, lost } => {
+                if news {
+                    self.catch_up();
+                }
+                if lost {
+                    tracing::error!(
+                        position = position.get(),
+                        "records before this one are lost: the stream's retention removed them before they were read"
+                    );
+                    self.intake.broken(Break::Lost);
                 }
                 self.hand_over(message, origin, Key::Position(position), tag, settlements);
                 if self.progress.handed_over(position) {
@@ -567,7 +580,9 @@ impl<I: Intake> Run<I> {
         let telling = subscription
             .channel
             .basic_ack(tag, BasicAckOptions { multiple: true });
+        // The ack first: it is on its way once it has been polled, and its tag has been taken already.
         let told = tokio::select! {
+            biased;
             told = telling => told,
             () = &mut self.stopping => return Some(End::Stopped),
         };
@@ -577,13 +592,17 @@ impl<I: Intake> Run<I> {
 
     fn silent(&mut self, subscription: &mut Subscription) -> Option<End> {
         subscription.silence = None;
+        let queue = &self.consumer.config.queue;
         if self.progress.offset_is_known() {
             return Some(End::Silent);
         }
         if self.progress.nothing_came() {
+            tracing::warn!(%queue, "the newest record does not come; going on without history");
             self.catch_up();
             return None;
         }
+        let history_seconds = self.consumer.config.history_max_age.as_secs();
+        tracing::info!(%queue, history_seconds, "nothing comes of the age of the history; beginning with the newest record");
         Some(End::Elsewhere)
     }
 
@@ -681,27 +700,34 @@ async fn open_at(
 /// Where a stream ends.
 enum Tail {
     At(Position),
+    /// It delivers nothing for [`LONG_SILENCE`], and has said all the while that it has nothing.
     Empty,
-    /// It says it has records, but delivers none.
+    /// It delivers nothing, but says it has records, or did so in between.
     Silent,
 }
 
-/// Finds the newest record: reads the last chunk until it pauses.
+/// Finds the newest record: reads the last chunk until it pauses, or for [`PROBE`] where it never does.
 async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tail, Error> {
     let last = AMQPValue::LongString(LongString::from("last"));
     let (channel, mut deliveries) =
         open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
     let began = Instant::now();
+    let mut reading_since = None;
     let mut tail = None;
     let mut unacknowledged = 0;
+    // Whether every count so far was 0. One alone says nothing: until a broker has counted, it is 0.
+    let mut seems_empty = true;
     loop {
-        let patience = match tail {
-            None => SILENCE,
-            Some(_) => QUIET.min((began + PROBE).saturating_duration_since(Instant::now())),
-        };
+        let patience = tail.map_or(SILENCE, |_| QUIET);
         match timeout(patience, deliveries.next()).await {
             Ok(Some(Ok(delivery))) => {
                 tail = position(&delivery.properties).or(tail);
+                // A pause may never come.
+                if let Some(tail) = tail
+                    && reading_since.get_or_insert_with(Instant::now).elapsed() >= PROBE
+                {
+                    return Ok(Tail::At(tail));
+                }
                 unacknowledged += 1;
                 if unacknowledged >= PROBE_PREFETCH / 2 {
                     unacknowledged = 0;
@@ -720,11 +746,14 @@ async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tai
             }
             Err(_) => match tail {
                 Some(tail) => return Ok(Tail::At(tail)),
-                None if began.elapsed() >= LONG_SILENCE => return Ok(Tail::Silent),
                 None => {
                     let counts = topology::passive_queue(connection, &config.queue).await?;
-                    if counts.is_none_or(|counts| counts.messages == 0) {
-                        return Ok(Tail::Empty);
+                    seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
+                    if began.elapsed() >= LONG_SILENCE {
+                        return Ok(match seems_empty {
+                            true => Tail::Empty,
+                            false => Tail::Silent,
+                        });
                     }
                 }
             },

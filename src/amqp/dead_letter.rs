@@ -86,13 +86,19 @@ impl DeadLetters {
     }
 
     fn complain(&self, error: &Error) {
+        const WHAT: &str = "cannot dead-letter a message; it stays unsettled and is tried again";
         let told = self
             .faults
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .note(error, Instant::now());
-        if let Some(times) = told {
-            tracing::warn!(%error, times, "cannot dead-letter a message; it stays unsettled and is tried again");
+        let Some(times) = told else {
+            return;
+        };
+        if error.needs_operator() {
+            tracing::error!(%error, times, "{WHAT}");
+        } else {
+            tracing::warn!(%error, times, "{WHAT}");
         }
     }
 

@@ -57,8 +57,13 @@ pub(super) enum Letter {
 /// What a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// For the intake. `news` if history ends before it, and this is the first to show that.
-    Accept { news: bool },
+    /// For the intake.
+    Accept {
+        /// History ends before it, and this is the first to show that.
+        news: bool,
+        /// Records before it are gone: retention was faster than we were.
+        lost: bool,
+    },
     /// Known and settled: the record at which this link began, or poison that was dead-lettered.
     Settled,
     /// Poison whose dead letter is under way.
@@ -67,8 +72,6 @@ pub(super) enum Arrival {
     PastTail,
     /// The record at this position is another than it was: the stream was deleted and made anew.
     AnotherStream,
-    /// For the intake, but records before it are gone: retention was faster than we were.
-    AfterLoss,
 }
 
 impl Progress {
@@ -88,8 +91,8 @@ impl Progress {
         self.warm_up == WarmUp::Unknown
     }
 
-    /// The tail was looked for: the newest record at the first start, or none. True if history is over at once.
-    pub(super) fn found_tail(&mut self, tail: Option<Position>) -> bool {
+    /// The tail was looked for: the newest record at the first start, or none, and then there is no history.
+    pub(super) fn found_tail(&mut self, tail: Option<Position>) {
         self.warm_up = match tail {
             Some(tail) => WarmUp::Reading {
                 tail,
@@ -97,7 +100,6 @@ impl Progress {
             },
             None => WarmUp::Over,
         };
-        tail.is_none()
     }
 
     /// Where the next subscription begins.
@@ -135,7 +137,7 @@ impl Progress {
                     };
                     Arrival::PastTail
                 }
-                _ => self.accept(position, mark),
+                _ => self.accept(position, mark, false),
             },
             Some((last, known)) if position == last => {
                 if known != mark {
@@ -146,17 +148,17 @@ impl Progress {
             }
             Some((last, _)) if position < last => {
                 // Handed over before: the intake knows it again.
-                self.letter_at(position)
-                    .unwrap_or(Arrival::Accept { news: false })
+                self.letter_at(position).unwrap_or(Arrival::Accept {
+                    news: false,
+                    lost: false,
+                })
             }
-            Some(_) if !self.recognised => {
+            Some(_) => {
+                // A link begins at the last record or below: where it does not come, neither did what followed it.
+                let lost = !self.recognised;
                 self.recognised = true;
-                match self.accept(position, mark) {
-                    Arrival::Accept { news: false } => Arrival::AfterLoss,
-                    other => other,
-                }
+                self.accept(position, mark, lost)
             }
-            Some(_) => self.accept(position, mark),
         }
     }
 
@@ -167,11 +169,10 @@ impl Progress {
         })
     }
 
-    fn accept(&mut self, position: Position, mark: Mark) -> Arrival {
+    fn accept(&mut self, position: Position, mark: Mark, lost: bool) -> Arrival {
         self.last = Some((position, mark));
-        Arrival::Accept {
-            news: self.end_warm_up_before(position),
-        }
+        let news = self.end_warm_up_before(position);
+        Arrival::Accept { news, lost }
     }
 
     fn end_warm_up_before(&mut self, position: Position) -> bool {
@@ -218,20 +219,18 @@ impl Progress {
         }
     }
 
-    /// Whether the stream with this tail is another than the one that was read, as it is shorter.
-    pub(super) fn is_another(&self, tail: Option<Position>) -> bool {
-        self.last
-            .is_some_and(|(last, _)| tail.is_none_or(|tail| tail < last))
+    /// Whether the stream with this tail is another than the one that was read, as it is shorter. One that seems to
+    /// have no records at all shows nothing: a broker that has just started says so of every stream.
+    pub(super) fn is_another(&self, tail: Position) -> bool {
+        self.last.is_some_and(|(last, _)| tail < last)
     }
 
-    /// The stream was made anew: all of it is news. True if that ends history.
-    pub(super) fn start_over(&mut self) -> bool {
-        let was_reading = self.warm_up != WarmUp::Over;
+    /// The stream was made anew: all of it is news.
+    pub(super) fn start_over(&mut self) {
         *self = Self {
             warm_up: WarmUp::Over,
             ..Self::new(self.history)
         };
-        was_reading
     }
 
     /// A record is being dead-lettered.
@@ -264,6 +263,18 @@ mod tests {
     use super::*;
 
     const HISTORY: Duration = Duration::from_secs(600);
+    const ACCEPT: Arrival = Arrival::Accept {
+        news: false,
+        lost: false,
+    };
+    const FIRST_NEWS: Arrival = Arrival::Accept {
+        news: true,
+        lost: false,
+    };
+    const AFTER_LOSS: Arrival = Arrival::Accept {
+        news: false,
+        lost: true,
+    };
 
     fn at(position: u64) -> Position {
         Position::new(position)
@@ -280,7 +291,7 @@ mod tests {
     /// A stream that was read up to here, warm-up over.
     fn read_up_to(position: u64) -> Progress {
         let mut progress = Progress::new(HISTORY);
-        assert!(progress.found_tail(None));
+        progress.found_tail(None);
         progress.begin();
         for position in 1..=position {
             judge(&mut progress, position);
@@ -292,25 +303,25 @@ mod tests {
     fn an_empty_stream_begins_at_its_first_record_and_all_is_news() {
         let mut progress = Progress::new(HISTORY);
         assert!(progress.needs_tail());
-        assert!(progress.found_tail(None));
+        progress.found_tail(None);
         assert_eq!(progress.offset(), Offset::First);
         progress.begin();
-        assert_eq!(judge(&mut progress, 0), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 0), ACCEPT);
         assert!(!progress.handed_over(at(0)));
     }
 
     #[test]
     fn a_warm_up_begins_by_age_and_ends_with_the_tail() {
         let mut progress = Progress::new(HISTORY);
-        assert!(!progress.found_tail(Some(at(9))));
+        progress.found_tail(Some(at(9)));
         assert_eq!(progress.offset(), Offset::Age(HISTORY));
         progress.begin();
-        assert_eq!(judge(&mut progress, 8), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 8), ACCEPT);
         assert!(!progress.handed_over(at(8)));
-        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 9), ACCEPT);
         assert!(progress.handed_over(at(9)));
         assert!(!progress.handed_over(at(9)), "once");
-        assert_eq!(judge(&mut progress, 10), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 10), ACCEPT);
     }
 
     #[test]
@@ -321,7 +332,7 @@ mod tests {
         assert!(!progress.nothing_came());
         assert_eq!(progress.offset(), Offset::At(at(9)));
         progress.begin();
-        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 9), ACCEPT);
         assert!(progress.handed_over(at(9)));
     }
 
@@ -346,8 +357,8 @@ mod tests {
         let mut progress = Progress::new(Duration::ZERO);
         progress.found_tail(Some(at(9)));
         progress.begin();
-        assert_eq!(judge(&mut progress, 12), Arrival::Accept { news: true });
-        assert_eq!(judge(&mut progress, 13), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 12), FIRST_NEWS);
+        assert_eq!(judge(&mut progress, 13), ACCEPT);
 
         let mut progress = Progress::new(Duration::ZERO);
         progress.found_tail(Some(at(9)));
@@ -367,7 +378,7 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(7)));
         progress.begin();
         assert_eq!(judge(&mut progress, 7), Arrival::Settled);
-        assert_eq!(judge(&mut progress, 9), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 9), ACCEPT);
         assert!(progress.handed_over(at(9)));
     }
 
@@ -378,7 +389,7 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(5)));
         progress.begin();
         assert_eq!(judge(&mut progress, 5), Arrival::Settled);
-        assert_eq!(judge(&mut progress, 7), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 7), ACCEPT);
     }
 
     #[test]
@@ -392,10 +403,10 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(2)));
         progress.begin();
         assert_eq!(judge(&mut progress, 2), Arrival::Waits);
-        assert_eq!(judge(&mut progress, 3), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 3), ACCEPT);
         assert_eq!(judge(&mut progress, 4), Arrival::Settled);
         assert_eq!(judge(&mut progress, 5), Arrival::Waits);
-        assert_eq!(judge(&mut progress, 6), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 6), ACCEPT);
         progress.settled_below(Some(at(5)));
         assert_eq!(progress.poison.len(), 1);
         progress.settled_below(None);
@@ -420,12 +431,12 @@ mod tests {
         progress.settled_below(None);
         progress.begin();
         assert_eq!(progress.judge(at(5), mark(99)), Arrival::AnotherStream);
-        assert!(progress.is_another(None) && progress.is_another(Some(at(4))));
-        assert!(!progress.is_another(Some(at(5))));
-        assert!(!progress.start_over());
+        assert!(progress.is_another(at(4)));
+        assert!(!progress.is_another(at(5)));
+        progress.start_over();
         assert_eq!(progress.offset(), Offset::First);
         progress.begin();
-        assert_eq!(judge(&mut progress, 0), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 0), ACCEPT);
     }
 
     #[test]
@@ -433,7 +444,32 @@ mod tests {
         let mut progress = read_up_to(5);
         progress.settled_below(None);
         progress.begin();
-        assert_eq!(judge(&mut progress, 50), Arrival::AfterLoss);
-        assert_eq!(judge(&mut progress, 51), Arrival::Accept { news: false });
+        assert_eq!(judge(&mut progress, 50), AFTER_LOSS);
+        assert_eq!(judge(&mut progress, 51), ACCEPT);
+    }
+    #[test]
+    fn records_that_retention_took_in_the_warm_up_are_told_also_where_history_ends_with_them() {
+        let interrupted = || {
+            let mut progress = Progress::new(HISTORY);
+            progress.found_tail(Some(at(9)));
+            progress.begin();
+            judge(&mut progress, 5);
+            progress.settled_below(None);
+            progress.begin();
+            progress
+        };
+        let mut progress = interrupted();
+        assert_eq!(judge(&mut progress, 8), AFTER_LOSS);
+        assert!(!progress.handed_over(at(8)));
+        let mut progress = interrupted();
+        assert_eq!(judge(&mut progress, 9), AFTER_LOSS);
+        assert!(progress.handed_over(at(9)));
+        let mut progress = interrupted();
+        let both = Arrival::Accept {
+            news: true,
+            lost: true,
+        };
+        assert_eq!(judge(&mut progress, 12), both);
+        assert_eq!(judge(&mut progress, 13), ACCEPT, "each once");
     }
 }

@@ -42,40 +42,43 @@ const COMPARED: [&str; 8] = [
 /// What a 406 says of an argument that is not there.
 const NONE: &str = "none";
 
-/// Makes what is missing, or with `declare` off only looks, and compares what is there.
+/// Since when a queue exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// It was there already.
+    Before,
+    /// It was not there and has just been declared: whatever is in it, or will be, begins there.
+    Now,
+}
+
+/// Makes what is missing of the exchange, the queue and the bindings of events, or with `declare` off only looks, and
+/// compares what is there. Says whether the queue was made by this call.
 ///
 /// # Errors
 /// [`Error::Topology`] where something is there but otherwise, [`Error::Missing`] where it is not there and may not
 /// be made, [`Error::NotPermitted`] without the rights, and those of a link that breaks.
-pub async fn ensure(connection: &Connection, config: &BrokerConfig) -> Result<(), Error> {
-    ensure_events(connection, config).await?;
-    ensure_dead_letters(connection, config).await
-}
-
-/// The same for the exchange, the queue and the bindings of events alone.
 pub(super) async fn ensure_events(
     connection: &Connection,
     config: &BrokerConfig,
-) -> Result<(), Error> {
+) -> Result<Made, Error> {
     let mode = Mode::of(config);
     ensure_exchange(connection, &config.exchange, mode).await?;
     let wanted = events_queue(config);
-    match inspect_queue(connection, &wanted, mode).await? {
+    let made = match inspect_queue(connection, &wanted, mode).await? {
         State::Absent => return Err(wanted.missing()),
-        State::Same | State::Uncompared(_) => {}
+        State::Made => Made::Now,
+        State::Same | State::Uncompared(_) => Made::Before,
+    };
+    if mode == Mode::Make {
+        bind(
+            connection,
+            &config.queue,
+            &config.exchange,
+            &config.binding_keys,
+        )
+        .await?;
     }
-    match mode {
-        Mode::Make => {
-            bind(
-                connection,
-                &config.queue,
-                &config.exchange,
-                &config.binding_keys,
-            )
-            .await
-        }
-        Mode::Look => Ok(()),
-    }
+    Ok(made)
 }
 
 /// The same for the dead-letter exchange and queue alone. The queue may be of any type, as long as it is there.
@@ -181,7 +184,9 @@ impl Mode {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Absent,
-    /// There, or made, as wanted.
+    /// Not there, and therefore made.
+    Made,
+    /// There as wanted.
     Same,
     /// There, but without the right to declare it nobody tells how it is.
     Uncompared(String),
@@ -194,7 +199,7 @@ async fn ensure_exchange(connection: &Connection, name: &str, mode: Mode) -> Res
             name: name.to_owned(),
             how: "type topic, durable".to_owned(),
         }),
-        State::Same | State::Uncompared(_) => Ok(()),
+        State::Made | State::Same | State::Uncompared(_) => Ok(()),
     }
 }
 
@@ -204,21 +209,22 @@ async fn inspect_exchange(connection: &Connection, name: &str, mode: Mode) -> Re
         passive: true,
         ..ExchangeDeclareOptions::default()
     };
-    match declare_exchange(connection, name, passive).await {
-        Ok(()) => {}
+    let there = match declare_exchange(connection, name, passive).await {
+        Ok(()) => State::Same,
         Err(Failure::Broker(error)) if is_not_found(&error) => {
             if mode == Mode::Look {
                 return Ok(State::Absent);
             }
+            State::Made
         }
         Err(failure) => return Err(failure.explain(&action)),
-    }
+    };
     let durable = ExchangeDeclareOptions {
         durable: true,
         ..ExchangeDeclareOptions::default()
     };
     match declare_exchange(connection, name, durable).await {
-        Ok(()) => Ok(State::Same),
+        Ok(()) => Ok(there),
         Err(Failure::Broker(error)) => match Difference::read(&error) {
             Some(difference) => Err(Error::Topology {
                 thing: "exchange",
@@ -486,7 +492,7 @@ async fn inspect_queue(
     wanted: &Wanted,
     mode: Mode,
 ) -> Result<State, Error> {
-    let there = passive_queue(connection, &wanted.name).await?.is_some();
+    let mut there = passive_queue(connection, &wanted.name).await?.is_some();
     if !there && mode == Mode::Look {
         return Ok(State::Absent);
     }
@@ -494,10 +500,13 @@ async fn inspect_queue(
     let mut differences: Vec<Difference> = Vec::new();
     loop {
         let refusal = match declare_queue(connection, &tried.name, tried.arguments()).await {
+            Ok(()) if !there => return Ok(State::Made),
             Ok(()) if differences.is_empty() => return Ok(State::Same),
             Ok(()) => return Err(wanted.differs(differences)),
             Err(refusal) => refusal,
         };
+        // Somebody else has made it in the meantime, where it differs from ours.
+        there |= matches!(refusal, Refusal::Differs(_));
         match refusal {
             // RabbitMQ tells one difference at a time. Each round takes over one argument, once: it ends.
             Refusal::Differs(difference) if tried.adopt(&difference) => {
@@ -722,26 +731,6 @@ impl Report {
     }
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match self.level {
-            Level::Ok => "ok     ",
-            Level::Note => "note   ",
-            Level::Problem => "PROBLEM",
-        };
-        write!(f, "{mark} {}", self.text)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.findings {
-            writeln!(f, "{finding}")?;
-        }
-        Ok(())
-    }
-}
-
 /// Reaches the broker and compares all that the bridge needs, making nothing.
 ///
 /// # Errors
@@ -834,7 +823,7 @@ fn absent(config: &BrokerConfig, missing: Error, report: &mut Report) {
 /// Takes a mismatch as a finding; passes on what ends the link.
 fn compared(result: Result<State, Error>, thing: &str, report: &mut Report) -> Result<bool, Error> {
     match result {
-        Ok(State::Same) => {
+        Ok(State::Same | State::Made) => {
             report.add(Level::Ok, format!("{thing} is there, as configured"));
             Ok(true)
         }
@@ -895,19 +884,30 @@ async fn check_events_queue(
     let Some(counts) = passive_queue(connection, &config.queue).await? else {
         return Ok(());
     };
-    let text = format!(
-        "queue `{}` has {} messages and {} consumers",
-        config.queue, counts.messages, counts.consumers
-    );
-    if counts.consumers < 2 {
-        report.add(Level::Ok, text);
-    } else {
-        report.add(
-            Level::Problem,
-            format!("{text}; {}", advice_on_sharing(config.queue_scope)),
-        );
-    }
+    let (level, text) = counted(config, counts);
+    report.add(level, text);
     Ok(())
+}
+
+/// How the events queue stands by its counts. Only a work queue has consumers to speak of: of a stream RabbitMQ always
+/// says 0, and every replica reads all of it.
+fn counted(config: &BrokerConfig, counts: Counts) -> (Level, String) {
+    let Counts {
+        messages,
+        consumers,
+    } = counts;
+    let text = format!("queue `{}` has {messages} messages", config.queue);
+    if config.queue_type == QueueType::Stream {
+        return (Level::Ok, text);
+    }
+    let text = format!("{text} and {consumers} consumers");
+    match consumers {
+        0 | 1 => (Level::Ok, text),
+        _ => {
+            let advice = advice_on_sharing(config.queue_scope);
+            (Level::Problem, format!("{text}; {advice}"))
+        }
+    }
 }
 
 async fn check_dead_letter_queue(
@@ -1089,6 +1089,38 @@ mod tests {
             (1 << 50, LARGEST_SEGMENT),
         ] {
             assert_eq!(segment_bytes(bytes), segment);
+        }
+    }
+
+    #[test]
+    fn consumers_are_counted_and_judged_on_work_queues_only() {
+        let counted = |queue_type, consumers| {
+            let config = BrokerConfig {
+                queue_type,
+                ..config()
+            };
+            let messages = 7;
+            super::counted(
+                &config,
+                Counts {
+                    messages,
+                    consumers,
+                },
+            )
+        };
+        for consumers in [0, 2] {
+            let text = "queue `events.sse` has 7 messages".to_owned();
+            assert_eq!(counted(QueueType::Stream, consumers), (Level::Ok, text));
+        }
+        for queue_type in [QueueType::Quorum, QueueType::Classic] {
+            let text = "queue `events.sse` has 7 messages and 1 consumers".to_owned();
+            assert_eq!(counted(queue_type, 1), (Level::Ok, text));
+            let (level, text) = counted(queue_type, 2);
+            assert_eq!(level, Level::Problem);
+            assert!(
+                text.contains("and 2 consumers; two consumers on one work queue"),
+                "{text}"
+            );
         }
     }
 

@@ -105,9 +105,9 @@ settings! {
     HTTP_CORS_ORIGINS: None, Open;
     /// Connections in all; what the descriptor limit allows where it is not given.
     HTTP_MAX_CONNECTIONS: None, Open;
-    /// Connections of one user.
+    /// Streams of one user.
     HTTP_MAX_CONNECTIONS_PER_USER: Some("0"), Open;
-    /// Connections of one address.
+    /// Streams from one address.
     HTTP_MAX_CONNECTIONS_PER_IP: Some("0"), Open;
     /// The listener of metrics.
     ADMIN_BIND: Some("127.0.0.1:9090"), Open;

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, VARY};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -22,6 +21,9 @@ use crate::transport::{Transport, sse};
 /// How long a browser may remember the answer to a preflight (Fetch §4.9).
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
+/// How long a client should wait where there is no room for it, in seconds.
+const RETRY_AFTER_SECONDS: u16 = 10;
+
 /// The public listener.
 pub fn public(
     transport: Arc<Transport>,
@@ -29,28 +31,32 @@ pub fn public(
     lifecycle: Lifecycle,
     origins: &CorsOrigins,
 ) -> Router {
-    let body_limit = match publishing.max_bytes {
-        0 => DefaultBodyLimit::disable(),
-        // The event and what stands around it.
-        bytes => DefaultBodyLimit::max(bytes.saturating_add(publish::ENVELOPE_BYTES)),
-    };
     Router::new()
         .route("/events", get(sse::events).with_state(transport))
-        .route(
-            "/publish",
-            post(publish::publish)
-                .layer(body_limit)
-                .with_state(publishing),
-        )
+        .route("/publish", post(publish::publish).with_state(publishing))
         .merge(operations::health(lifecycle))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(cors(origins))
-        // An answer to one origin must not be given to another from a cache.
+        .layer(vary())
+}
+
+/// What is answered where there are as many connections as there may be: 503, as other replicas may have room; but
+/// whoever asks whether this one is alive is told, or it would be restarted for being full.
+pub fn full(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
+    operations::health(lifecycle)
+        .fallback(no_room)
+        .layer(cors(origins))
+        .layer(vary())
         .layer(SetResponseHeaderLayer::overriding(
-            VARY,
-            HeaderValue::from_static("Origin"),
+            CONNECTION,
+            HeaderValue::from_static("close"),
         ))
+}
+
+/// An answer to one origin must not be given to another from a cache.
+fn vary() -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(VARY, HeaderValue::from_static("Origin"))
 }
 
 /// The admin listener.
@@ -80,6 +86,11 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
             layer.allow_origin(origins.clone()).allow_credentials(true)
         }
     }
+}
+
+async fn no_room() -> Problem {
+    let detail = "this replica holds as many connections as it may; come back later";
+    Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
 }
 
 async fn not_found() -> Problem {

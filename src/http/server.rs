@@ -3,13 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,13 +20,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::connection::Connection;
-use super::operations;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
-use crate::problem::Problem;
 use crate::transport::sse::Link;
 
 /// Connections that the kernel holds until they are accepted. It takes the lesser of this and `net.core.somaxconn`.
@@ -46,11 +42,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the listener rests when the kernel has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections over the limit that are told so, at one time; more are closed without a word.
-const TOLD_OVER_LIMIT: usize = 64;
-
-/// How long a client that is told so should wait, in seconds.
-const RETRY_AFTER_SECONDS: u16 = 10;
+/// Connections over the limit that are told so, at one time; more are closed without a word. They take of the descriptors
+/// that are kept for other things.
+const TOLD_OVER_LIMIT: usize = 16;
 
 /// A bound port and what answers there.
 #[derive(Debug)]
@@ -61,13 +55,24 @@ pub struct Server {
     metrics: Arc<Metrics>,
 }
 
-/// What a listener's clients may take.
+/// What a listener's clients may take, and where they are counted.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections in all; 0 is no limit.
-    pub max_connections: usize,
+    /// How many there may be, if that is bounded.
+    pub room: Option<Room>,
     /// How long a socket may take no bytes; zero is for ever.
     pub stall: Duration,
+    /// Counts connections open now, where it is given.
+    pub sockets: Option<IntGauge>,
+}
+
+/// How many connections there may be.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// In all.
+    pub connections: usize,
+    /// What answers those that are one too many.
+    pub when_full: Router,
 }
 
 impl Server {
@@ -132,27 +137,25 @@ impl Server {
                     continue;
                 }
             };
-            let place = Place::take(&metrics.sockets);
-            let over = limits.max_connections != 0 && connections.len() >= limits.max_connections;
-            if over {
+            let place = limits.sockets.clone().map(Place::take);
+            let mut router = &router;
+            if let Some(room) = limits.room.as_ref()
+                && connections.len() >= room.connections
+            {
                 metrics.connections_refused.of("connection_limit").inc();
-                if connections.len() >= limits.max_connections + TOLD_OVER_LIMIT {
+                if connections.len() >= room.connections + TOLD_OVER_LIMIT {
                     continue;
                 }
+                router = &room.when_full;
             }
             if let Err(error) = tune(&socket, limits.stall) {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
                 continue;
             }
-            let router = if over {
-                over_limit(lifecycle.clone())
-            } else {
-                router.clone()
-            };
             let served = serve(
                 socket,
                 peer,
-                router,
+                router.clone(),
                 limits.stall,
                 Arc::clone(&metrics),
                 lifecycle.streams.clone(),
@@ -183,12 +186,23 @@ async fn serve(
         stall,
         metrics.delivery_seconds.clone(),
     ));
+    // Held until this connection has ended, if its answer is its last: what the client was sent at the end may still wait
+    // for room in its socket when the answer's body is gone.
+    let last_answer = Arc::new(OnceLock::new());
+    let held = Arc::clone(&last_answer);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&link));
         let answer = router.clone().oneshot(request.map(Body::new));
-        let under_way = streams.token();
+        let (under_way, held) = (streams.token(), Arc::clone(&held));
         async move {
             answer.await.map(|response: Response<Body>| {
+                let is_last = response
+                    .headers()
+                    .get(CONNECTION)
+                    .is_some_and(|value| value == "close");
+                if is_last {
+                    held.get_or_init(|| under_way.clone());
+                }
                 response.map(|body| {
                     body.map_frame(move |frame| {
                         let _ = &under_way;
@@ -207,6 +221,7 @@ async fn serve(
     if let Err(error) = connection.await {
         tracing::debug!(%peer, %error, "connection ended");
     }
+    drop(last_answer);
 }
 
 /// A socket that streams: small writes at once, a bound on what waits, and an end for peers that have vanished.
@@ -226,20 +241,6 @@ fn tune(socket: &TcpStream, stall: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers everything with a 503, as this replica is full and others may not be; but whoever asks whether it is alive is
-/// told, or it would be restarted for being full.
-fn over_limit(lifecycle: Lifecycle) -> Router {
-    operations::health(lifecycle)
-        .fallback(|| async {
-            let detail = "this replica holds as many connections as it may; come back later";
-            Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
-        })
-        .layer(SetResponseHeaderLayer::overriding(
-            CONNECTION,
-            HeaderValue::from_static("close"),
-        ))
-}
-
 /// A connection that went away before it was accepted costs nothing; a lack of descriptors passes as others close.
 async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -256,9 +257,9 @@ async fn pause_after(error: &io::Error) {
 struct Place(IntGauge);
 
 impl Place {
-    fn take(sockets: &IntGauge) -> Self {
+    fn take(sockets: IntGauge) -> Self {
         sockets.inc();
-        Self(sockets.clone())
+        Self(sockets)
     }
 }
 

@@ -156,7 +156,7 @@ impl History {
     /// Adds an event, here and to its channel.
     pub(super) fn push(&mut self, frame: Arc<Frame>, channel: &Arc<Channel>) {
         self.events += 1;
-        self.event_bytes += frame.cost();
+        self.event_bytes += cost(&frame);
         channel.push(Arc::clone(&frame));
         let (id, accepted_at) = (frame.id(), frame.accepted_at());
         self.append(id, accepted_at, Content::Held(frame, Arc::clone(channel)));
@@ -229,12 +229,10 @@ impl History {
         }
     }
 
-    /// Lets the oldest go until every bound holds. `footprint` is memory that counts besides; `emptied` is told of each
-    /// channel that lost an event.
+    /// Lets the oldest go until every bound holds. `emptied` is told of each channel that lost an event.
     pub(super) fn trim(
         &mut self,
         config: &HubConfig,
-        footprint: usize,
         now: Instant,
         mut emptied: impl FnMut(&Arc<Channel>),
     ) {
@@ -245,8 +243,7 @@ impl History {
                     self.slots.len(),
                     config.max_events.saturating_mul(RECORDS_PER_EVENT),
                 );
-            let too_large =
-                exceeds(self.bytes() + footprint, config.max_bytes) && self.slots.len() > 1;
+            let too_large = exceeds(self.bytes(), config.max_bytes) && self.slots.len() > 1;
             let too_old = !config.max_age.is_zero()
                 && now.duration_since(oldest.accepted_at) > config.max_age;
             if !(too_many || too_large || too_old) {
@@ -298,8 +295,13 @@ impl History {
 
     fn forget(&mut self, frame: &Frame) {
         self.events -= 1;
-        self.event_bytes -= frame.cost();
+        self.event_bytes -= cost(frame);
     }
+}
+
+/// What an event takes: itself, and the channel that there may be for it alone.
+fn cost(frame: &Frame) -> usize {
+    frame.cost() + Channel::FOOTPRINT
 }
 
 /// Whether `value` is over `limit`, where 0 is none.

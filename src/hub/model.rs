@@ -60,7 +60,7 @@ struct Record {
     id: EventId,
     /// `None`: passed.
     audience: Option<Audience>,
-    topic: &'static str,
+    topic: String,
     era: usize,
     /// Its event is still in memory.
     held: bool,
@@ -77,6 +77,8 @@ struct Reader {
     joined: Option<usize>,
     /// Up to here everything was shown or told as missed, but for what is in `told`.
     cursor: Option<Position>,
+    /// A reader of everything: what is gone up to here was told when it joined.
+    told_up_to: Option<Position>,
     /// Positions told as missed out of order.
     told: HashSet<Position>,
 }
@@ -97,8 +99,6 @@ struct World {
     newest: Option<EventId>,
     now: Instant,
 }
-
-const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
 
 impl World {
     fn new(seed: u64) -> Self {
@@ -209,7 +209,11 @@ impl World {
         if self.floor.is_none() && id.position.get() == 0 {
             self.floor = Some(EventId::ORIGIN);
         }
-        let topic = TOPICS[self.rng.usize(0..TOPICS.len())];
+        let topic = match self.rng.u8(0..6) {
+            0 => "a".to_owned(),
+            1 => "b".to_owned(),
+            _ => format!("topic {}", self.rng.u8(..)),
+        };
         let audience = (self.rng.u8(0..10) > 0).then(|| self.audience());
         match &audience {
             None => self.writer.pass(id, self.now),
@@ -217,7 +221,7 @@ impl World {
                 let event = Event {
                     id,
                     audience: audience.clone(),
-                    topic: topic.to_owned(),
+                    topic: topic.clone(),
                     name: None,
                     attributes: Attributes::default(),
                     timestamp: None,
@@ -341,6 +345,7 @@ impl World {
             resume,
             joined: None,
             cursor: None,
+            told_up_to: None,
             told: HashSet::new(),
         });
     }
@@ -480,14 +485,24 @@ impl World {
                     reason = reason.or(Some(GapReason::Expired));
                 }
             }
-        } else if cursor.is_none() {
+        } else {
+            let after =
+                |record: &&Record| record.era == self.era && Some(record.id.position) > cursor;
+            let lost = self.records.iter().filter(after).any(|record| {
+                let audience = record.audience.as_ref();
+                let covered = audience.is_some_and(|audience| reader.scope.covers(audience));
+                record.known && !record.held && covered
+            });
+            reader.told_up_to = None;
+            if lost {
+                reason = reason.or(Some(GapReason::Expired));
+                reader.told_up_to = self.position_of_newest();
+            }
             // From the oldest: what is not known any more is not told again.
-            for record in self
-                .records
-                .iter()
-                .filter(|record| record.era == self.era && !record.known)
-            {
-                reader.told.insert(record.id.position);
+            for record in self.records.iter().filter(after) {
+                if !record.known {
+                    reader.told.insert(record.id.position);
+                }
             }
         }
         Shown::Joined(
@@ -558,6 +573,13 @@ impl World {
             })
             .map(|(_, record)| *record)
             .collect();
+        // What is kept beside the ring is bounded as the ring is.
+        let over = if behind {
+            keep.len().saturating_sub(self.config.channel_capacity)
+        } else {
+            0
+        };
+        let keep = &keep[over..];
         if keep.len() < wanted.len() {
             shown.push(self.slow(reader, wanted.len() - keep.len()));
         }
@@ -582,7 +604,7 @@ impl World {
             record.era == self.era
                 && !record.known
                 && record.audience.is_some()
-                && Some(record.id.position) > reader.cursor
+                && Some(record.id.position) > reader.cursor.max(reader.told_up_to)
                 && !reader.told.contains(&record.id.position)
         });
         let front: Vec<Position> = front.map(|record| record.id.position).collect();
@@ -593,6 +615,9 @@ impl World {
         for record in in_scope.iter().filter(|record| record.known) {
             if taken == wants {
                 return;
+            }
+            if !record.held && Some(record.id.position) <= reader.told_up_to {
+                continue;
             }
             if !record.held {
                 missed += 1;

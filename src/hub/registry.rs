@@ -49,9 +49,4 @@ impl Registry {
     pub(super) fn len(&self) -> usize {
         self.channels.len()
     }
-
-    /// The memory that the channels take beside their events, in bytes: an estimate from above.
-    pub(super) fn footprint(&self) -> usize {
-        self.channels.len() * Channel::FOOTPRINT
-    }
 }

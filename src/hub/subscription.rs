@@ -109,7 +109,12 @@ enum Reader {
     /// A cursor in each channel of the scope.
     Channels(Vec<Cursor>),
     /// A place in the whole log.
-    Everything { next: Place, listener: usize },
+    Everything {
+        next: Place,
+        /// What is gone of the events before this was told when the reader joined.
+        told: Place,
+        listener: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,6 +134,12 @@ impl Missed {
 /// With [`Backpressure::Latest`], a reader with more events waiting than this is behind. One that merely lags by a burst
 /// of this size gets every event.
 const BEHIND: u64 = 64;
+
+/// How many events it keeps where the ring has no bound of its own.
+const LATEST_CAPACITY: usize = 1024;
+
+/// How many records a reader of everything looks at before it lets the writer in.
+const RECORDS_PER_HOLD: usize = 256;
 
 impl Subscription {
     pub(super) fn new(shared: Arc<Shared>, scope: Scope, filter: Filter, resume: Resume) -> Self {
@@ -154,12 +165,13 @@ impl Subscription {
         visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
     ) -> Poll<Update> {
         self.signal.listen(context.waker());
-        let update = self.look(visit);
-        // What was given before the hub was closed is shown first: a queue has been told that it was delivered.
-        if update.is_pending() && self.shared.closed.load(Ordering::Acquire) {
-            return Poll::Ready(Update::Closed);
+        // Read before looking: what was given before the hub was closed is shown first, as a queue has been told that it
+        // was delivered.
+        let closed = self.shared.closed.load(Ordering::Acquire);
+        match self.look(visit) {
+            Poll::Pending if closed => Poll::Ready(Update::Closed),
+            update => update,
         }
-        update
     }
 
     fn look(&mut self, mut visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>) -> Poll<Update> {
@@ -201,11 +213,12 @@ impl Subscription {
                     merge(&self.shared, cursors, &mut self.missed, &mut visit);
                 }
             },
-            Reader::Everything { next, .. } => {
+            Reader::Everything { next, told, .. } => {
                 follow(
                     &self.shared,
                     &self.scope,
                     self.era,
+                    *told,
                     next,
                     &mut self.missed,
                     &mut visit,
@@ -225,6 +238,7 @@ impl Subscription {
     #[must_use]
     pub fn checkpoint(&self) -> Option<EventId> {
         let state = self.shared.lock();
+        let is_current = self.era == self.shared.era.load(Ordering::Acquire);
         let is_at_end = match &self.reader {
             Reader::Waiting { .. } => false,
             Reader::Channels(cursors) => {
@@ -235,7 +249,7 @@ impl Subscription {
         state
             .history
             .newest()
-            .filter(|_| is_at_end && self.missed.events == 0)
+            .filter(|_| is_at_end && is_current && self.missed.events == 0)
     }
 
     fn tell_missed(&mut self) -> Update {
@@ -327,13 +341,25 @@ impl Subscription {
                 (Reader::Channels(cursors), lost)
             }
             Scope::Everything { .. } => {
+                let (history, end) = (&state.history, state.history.end());
                 let next = match start {
-                    Start::Tail => state.history.end(),
-                    Start::Oldest => state.history.start(),
-                    Start::After(id) => state.history.after(id.position),
+                    Start::Tail => end,
+                    Start::Oldest => history.start(),
+                    Start::After(id) => history.after(id.position),
                 };
+                let lost = (next.ordinal..end.ordinal).any(|ordinal| {
+                    matches!(
+                        history.get(ordinal).map(|slot| &slot.content),
+                        Some(Content::Evicted(channel)) if self.scope.covers(channel.audience())
+                    )
+                });
                 let listener = lock(&self.shared.everything).add(&self.signal);
-                (Reader::Everything { next, listener }, false)
+                let reader = Reader::Everything {
+                    next,
+                    told: if lost { end } else { next },
+                    listener,
+                };
+                (reader, lost)
             }
         }
     }
@@ -417,47 +443,96 @@ fn follow(
     shared: &Shared,
     scope: &Scope,
     era: u64,
+    told: Place,
     next: &mut Place,
     missed: &mut Missed,
     visit: &mut impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
 ) {
     let tail = shared.tail();
+    loop {
+        let run = next_run(shared, scope, era, told, *next, tail, missed);
+        for (after, frame) in run.events {
+            *next = after;
+            if visit(&frame).is_break() {
+                return;
+            }
+        }
+        *next = run.reached;
+        if run.ended {
+            return;
+        }
+    }
+}
+
+/// A stretch of the log that was looked through under one hold of the lock.
+struct Run {
+    /// Its events that the scope covers, each with the place after it.
+    events: Vec<(Place, Arc<Frame>)>,
+    /// The place after the stretch.
+    reached: Place,
+    /// Whether there is nothing behind it to be shown now.
+    ended: bool,
+}
+
+/// The next stretch from `next` on, no longer than the writer can wait for. It ends before an event that is gone, so that
+/// what comes before that is shown first, and before an event that must wait until a gap was told.
+fn next_run(
+    shared: &Shared,
+    scope: &Scope,
+    era: u64,
+    told: Place,
+    next: Place,
+    tail: Position,
+    missed: &mut Missed,
+) -> Run {
+    let mut run = Run {
+        events: Vec::new(),
+        reached: next,
+        ended: true,
+    };
     let state = shared.lock();
     if era != shared.era.load(Ordering::Acquire) {
-        return;
+        return run;
     }
     let start = state.history.start();
     if next.ordinal < start.ordinal {
-        missed.pass(shared, start.events_before - next.events_before);
+        let seen_or_told = next.events_before.max(told.events_before);
+        let gone = start.events_before.saturating_sub(seen_or_told);
+        missed.pass(shared, gone);
         // Whose events those were is no longer known.
-        missed.inexact |= !scope.is_unfenced();
-        *next = start;
+        missed.inexact |= gone > 0 && !scope.is_unfenced();
+        run.reached = start;
     }
-    while let Some(slot) = state.history.get(next.ordinal) {
-        if slot.id.position >= tail {
-            return;
-        }
+    for _ in 0..RECORDS_PER_HOLD {
+        let slot = state.history.get(run.reached.ordinal);
+        let Some(slot) = slot.filter(|slot| slot.id.position < tail) else {
+            return run;
+        };
         let after = Place {
-            ordinal: next.ordinal + 1,
+            ordinal: run.reached.ordinal + 1,
             events_before: slot.events_before + u64::from(slot.is_event()),
         };
         match &slot.content {
-            Content::Evicted(channel) if scope.covers(channel.audience()) => {
+            Content::Evicted(channel)
+                if run.reached.ordinal >= told.ordinal && scope.covers(channel.audience()) =>
+            {
+                if !run.events.is_empty() {
+                    break;
+                }
                 missed.pass(shared, 1);
             }
             Content::Held(frame, _) if scope.covers(frame.audience()) => {
                 if missed.events > 0 {
-                    return;
+                    return run;
                 }
-                *next = after;
-                if visit(frame).is_break() {
-                    return;
-                }
+                run.events.push((after, Arc::clone(frame)));
             }
             Content::Held(..) | Content::Evicted(_) | Content::Passed => {}
         }
-        *next = after;
+        run.reached = after;
     }
+    run.ended = false;
+    run
 }
 
 /// [`Backpressure::Latest`]: where more waits than a burst, takes it all and keeps, of each routing key, the newest.
@@ -472,6 +547,7 @@ fn supersede(
     if waiting <= BEHIND {
         return;
     }
+    let before = latest.len();
     let mut keep = |frame: &Arc<Frame>| {
         if filter.is_empty() || filter.matches(frame.topic(), frame.name(), frame.attributes()) {
             latest.push_back(Arc::clone(frame));
@@ -480,7 +556,11 @@ fn supersede(
     };
     let mut passed = Missed::default();
     merge(shared, cursors, &mut passed, &mut keep);
-    let before = latest.len();
+    missed.events += passed.events;
+    if latest.len() == before {
+        return;
+    }
+    let gathered = latest.len();
     let mut seen = HashSet::new();
     let mut newest: VecDeque<_> = VecDeque::new();
     while let Some(frame) = latest.pop_back() {
@@ -489,13 +569,19 @@ fn supersede(
         }
     }
     *latest = newest;
-    let superseded = (before - latest.len()) as u64;
-    shared
-        .metrics
-        .events_dropped
-        .of("superseded")
-        .inc_by(superseded);
-    missed.events += passed.events + superseded;
+    let superseded = (gathered - latest.len()) as u64;
+    let dropped = &shared.metrics.events_dropped;
+    dropped.of("superseded").inc_by(superseded);
+    missed.events += superseded;
+    // As many routing keys as a ring holds events: what is kept beside the ring is bounded as the ring is.
+    let capacity = match shared.config.channel_capacity {
+        0 => LATEST_CAPACITY,
+        capacity => capacity,
+    };
+    while latest.len() > capacity {
+        latest.pop_front();
+        missed.pass(shared, 1);
+    }
 }
 
 fn send_latest(

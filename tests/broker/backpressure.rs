@@ -208,30 +208,67 @@ async fn a_client_that_does_not_read_is_disconnected_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_set_to_disconnect_ends_a_slow_stream_and_the_client_returns_and_loses_nothing() {
+async fn a_bridge_set_to_disconnect_ends_a_slow_stream_and_the_client_returns_to_a_gap() {
     const COUNT: usize = 20_000;
+    const KEPT: usize = 100;
     let vhost = RabbitMq::shared().await.vhost();
     let bridge = Bridge::on(&vhost)
         .set("SSE_BACKPRESSURE", "disconnect")
-        .set("SSE_CHANNEL_CAPACITY", 2 * COUNT)
+        .set("SSE_CHANNEL_CAPACITY", KEPT)
         .set("SSE_STALL_SECONDS", 600)
         .start()
         .await;
+    // It reads nothing of this while it is published.
     let mut slow = Client::connect(&bridge, "team_id=7").await;
     let producer = vhost.producer().await;
     producer.publish_all((0..COUNT).map(padded)).await;
-    let mut expected = 0;
-    while expected < COUNT as u64 {
+    bridge
+        .wait_metric("sse_bridge_events_consumed_total", |count| {
+            count == COUNT as f64
+        })
+        .await;
+
+    let mut received = 0;
+    let end = loop {
         match slow.next(SOON).await {
-            Ok(event) if event.name == "bridge.bye" => {}
             Ok(event) => {
-                assert_eq!(event.json()["n"], expected, "{event:?}");
-                expected += 1;
+                assert!(!event.is_control(), "after {received} events: {event:?}");
+                assert_eq!(event.json()["n"], received);
+                received += 1;
             }
-            Err(Silence::Nothing) => panic!("nothing after {expected}"),
-            Err(Silence::Ended | Silence::Broken) => slow = slow.reconnect().await,
+            Err(silence) => break silence,
         }
+    };
+    assert_eq!(end, Silence::Ended, "after {received} events");
+    assert!(
+        received < COUNT - KEPT,
+        "the buffers of the kernel took {received} events: the test proves nothing"
+    );
+    bridge
+        .wait_metric(
+            "sse_bridge_connections_closed_total{reason=\"slow\"}",
+            |count| count == 1.0,
+        )
+        .await;
+
+    let mut returned = slow.reconnect().await;
+    let gap = returned.event().await;
+    assert_eq!(
+        (gap.name.as_str(), gap.data.as_str()),
+        ("bridge.gap", r#"{"reason":"expired","missed":null}"#)
+    );
+    producer.publish(padded(COUNT)).await;
+    for (event, number) in returned.events(KEPT + 1).await.iter().zip(COUNT - KEPT..) {
+        assert_eq!(
+            event.json()["n"],
+            number,
+            "the oldest that is kept, and on from there"
+        );
     }
+    let resumes = bridge
+        .metric("sse_bridge_resumes_total{outcome=\"expired\"}")
+        .await;
+    assert_eq!(resumes, 1.0);
 }
 
 #[tokio::test]

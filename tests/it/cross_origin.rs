@@ -125,3 +125,20 @@ async fn where_no_origin_is_named_none_may_read() {
     let answer = preflight(&bridge, OURS, "GET", "last-event-id").await;
     assert_eq!(answer.head.header(ALLOW_ORIGIN), None);
 }
+
+#[tokio::test]
+async fn a_page_may_read_that_there_is_no_room_for_it() {
+    let bridge = Bridge::dev()
+        .set("HTTP_MAX_CONNECTIONS", 1)
+        .set("HTTP_CORS_ORIGINS", OURS)
+        .start()
+        .await;
+    let _only = stream(&bridge, OURS).await;
+    let refused = bridge
+        .request("GET", "/events", &[("Origin", OURS)], "")
+        .await;
+    assert_eq!(refused.head.status, 503);
+    assert_eq!(refused.head.header(ALLOW_ORIGIN), Some(OURS));
+    assert_eq!(refused.head.header("Vary"), Some("Origin"));
+    assert!(refused.head.header("Retry-After").is_some());
+}

@@ -106,3 +106,34 @@ async fn while_it_drains_no_new_client_is_let_in() {
     drop(stuck);
     assert_eq!(bridge.wait_exit(SOON).await, Some(0));
 }
+
+#[tokio::test]
+async fn clients_are_told_though_the_broker_was_never_there() {
+    let mut bridge = Bridge::dev()
+        .set("DRAIN_SECONDS", 4)
+        .start_without_broker()
+        .await;
+    // It has no checkpoint to wait for.
+    let mut client = Client::connect_with(bridge.public, "team_id=7", &[]).await;
+    bridge.signal(Signal::TERM);
+    let (items, silence) = client.until_end(SOON).await;
+    assert_eq!(silence, Silence::Ended, "{items:?}");
+    let Some(Item::Event(bye)) = items.last() else {
+        panic!("no farewell: {items:?}");
+    };
+    assert_eq!(bye.name, "bridge.bye");
+    assert_eq!(bridge.wait_exit(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_request_whose_body_does_not_come_holds_nothing_up_for_longer_than_the_drain() {
+    let mut bridge = Bridge::dev().set("DRAIN_SECONDS", 1).start().await;
+    let mut unfinished = Raw::connect(bridge.public).await;
+    unfinished
+        .send(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{")
+        .await;
+    // It is seen to be served once another one behind it is.
+    bridge.publish(&event("team.7.n", 1)).await;
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.wait_exit(Duration::from_secs(8)).await, Some(0));
+}

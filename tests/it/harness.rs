@@ -49,9 +49,27 @@ impl Setup {
         self
     }
 
-    /// Starts `dev` and waits until it listens.
+    /// Starts `dev` and waits until it is ready.
     pub async fn start(&self) -> Bridge {
-        let mut process = Process::spawn(&self.environment, &["dev"], "");
+        let bridge = self.start_command("dev").await;
+        eventually("the bridge is ready", SOON, async || {
+            (bridge.get("/readyz").await.head.status == 200).then_some(())
+        })
+        .await;
+        bridge
+    }
+
+    /// Starts `serve`, open to all, with a broker that is not there, and waits until it listens.
+    pub async fn start_without_broker(self) -> Bridge {
+        self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
+            .set("AUTH_MODE", "none")
+            .set("ADMIN_BIND", "127.0.0.1:0")
+            .start_command("serve")
+            .await
+    }
+
+    async fn start_command(&self, command: &str) -> Bridge {
+        let mut process = Process::spawn(&self.environment, &[command], "");
         let public = eventually("the bridge listens", SOON, async || {
             if let Some(status) = process.child.try_wait().expect("a child can be asked") {
                 panic!("the bridge ended at its start: {status}");
@@ -59,12 +77,7 @@ impl Setup {
             process.address()
         })
         .await;
-        let bridge = Bridge { process, public };
-        eventually("the bridge is ready", SOON, async || {
-            (bridge.get("/readyz").await.head.status == 200).then_some(())
-        })
-        .await;
-        bridge
+        Bridge { process, public }
     }
 
     /// Runs a command, such as `check`, to its end.

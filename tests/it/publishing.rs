@@ -150,3 +150,14 @@ async fn one_connection_serves_many_publishes_even_where_they_do_not_wait_for_an
     let expected: Vec<String> = (0..=10).map(|number| number.to_string()).collect();
     assert_eq!(client.data(11).await, expected);
 }
+
+#[tokio::test]
+async fn who_may_not_publish_is_refused_before_the_body_comes() {
+    let bridge = Bridge::dev().start_without_broker().await;
+    let mut raw = Raw::connect(bridge.public).await;
+    raw.send(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        .await;
+    let (head, body) = raw.response().await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert!(body.contains("events:publish"), "{body}");
+}
