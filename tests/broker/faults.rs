@@ -87,9 +87,11 @@ async fn ten_crashes_of_the_broker_under_traffic_lose_nothing_repeat_nothing_and
         .await
         .expect("the producer does not panic");
     more.send(confirmed).expect("the client is running");
-    let numbers = within("all that was confirmed arrives", SOON, reading)
-        .await
-        .expect("the client does not panic");
+    let Ok(numbers) = tokio::time::timeout(SOON, reading).await else {
+        let metrics = bridge.get_admin("/metrics").await.map(|answer| answer.body);
+        panic!("not all of the {confirmed} that were confirmed arrived: {metrics:#?}");
+    };
+    let numbers = numbers.expect("the client does not panic");
 
     assert_eq!(
         numbers,
