@@ -46,6 +46,11 @@ const QUIET: Duration = Duration::from_millis(150);
 const PROBE: Duration = Duration::from_secs(2);
 /// How many records of the last chunk may be unacknowledged.
 const PROBE_PREFETCH: u16 = 1000;
+/// How long a stream may deliver nothing before it is asked whether that is all, so that a subscription that has died
+/// without a word is noticed.
+const LULL: Duration = Duration::from_secs(5);
+/// How often it is asked again while nothing comes.
+const LONG_LULL: Duration = Duration::from_secs(60);
 /// How often the broker is asked what is in the queue.
 const WATCH: Duration = Duration::from_secs(10);
 /// A link that lived this long was a good one: the next fault begins with the shortest wait.
@@ -165,6 +170,7 @@ enum Step {
     Letter(Option<Settled>),
     Flush,
     Silence,
+    Lull,
     Delivery(Option<lapin::Result<Delivery>>),
 }
 
@@ -420,6 +426,7 @@ impl<I: Intake> Run<I> {
         let batch = usize::from(config.prefetch / 2).max(1);
         let mut watching = Box::pin(watch(connection, &config, &metrics));
         let mut flush: Option<Instant> = None;
+        let mut lull = self.is_stream().then(|| Instant::now() + LULL);
         loop {
             // Each branch is cancel-safe: a join set and a consumer keep what was not taken.
             let step = tokio::select! {
@@ -428,6 +435,7 @@ impl<I: Intake> Run<I> {
                 Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
                 () = until(flush) => Step::Flush,
                 () = until(subscription.silence) => Step::Silence,
+                () = until(lull) => Step::Lull,
                 never = &mut watching => match never {},
                 delivery = subscription.deliveries.next() => Step::Delivery(delivery),
             };
@@ -439,7 +447,14 @@ impl<I: Intake> Run<I> {
                 }
                 Step::Flush => self.acknowledge(subscription).await,
                 Step::Silence => self.silent(subscription),
-                Step::Delivery(delivery) => self.take_burst(delivery, subscription, batch),
+                Step::Lull => {
+                    lull = Some(Instant::now() + LONG_LULL);
+                    self.look_for_more(connection, subscription).await
+                }
+                Step::Delivery(delivery) => {
+                    lull = lull.map(|_| Instant::now() + LULL);
+                    self.take_burst(delivery, subscription, batch)
+                }
             };
             if let Some(end) = end {
                 return end;
@@ -457,6 +472,33 @@ impl<I: Intake> Run<I> {
                 .unacknowledged
                 .set(count(subscription.settlements.unsettled()));
         }
+    }
+
+    /// Nothing has come for a while. If the stream has a newer record than the last that was read, that must come now:
+    /// its silence means something again.
+    async fn look_for_more(
+        &mut self,
+        connection: &Connection,
+        subscription: &mut Subscription,
+    ) -> Option<End> {
+        let prefetch = usize::from(self.consumer.config.prefetch);
+        if subscription.settlements.unsettled() >= prefetch {
+            // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
+            return None;
+        }
+        let tail = tokio::select! {
+            tail = find_tail(connection, &self.consumer.config) => tail,
+            () = &mut self.stopping => return Some(End::Stopped),
+        };
+        match tail {
+            Ok(Tail::At(tail)) if self.progress.is_behind(tail) => {
+                subscription.silence = Some(Instant::now() + SILENCE);
+            }
+            Ok(_) => {}
+            // A link that is broken is seen where it delivers.
+            Err(error) => tracing::debug!(%error, "cannot look for the newest record"),
+        }
+        None
     }
 
     /// Takes a delivery and those that are there already, up to a batch: a burst costs one turn of the loop.

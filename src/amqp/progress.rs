@@ -219,6 +219,11 @@ impl Progress {
         }
     }
 
+    /// Whether the stream with this tail has records that were not read yet.
+    pub(super) fn is_behind(&self, tail: Position) -> bool {
+        self.last.is_some_and(|(last, _)| tail > last)
+    }
+
     /// Whether the stream with this tail is another than the one that was read, as it is shorter. One that seems to
     /// have no records at all shows nothing: a broker that has just started says so of every stream.
     pub(super) fn is_another(&self, tail: Position) -> bool {
@@ -423,6 +428,14 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(2)));
         progress.begin();
         assert_eq!(judge(&mut progress, 2), Arrival::Waits);
+    }
+
+    #[test]
+    fn a_tail_beyond_the_last_record_is_more_to_come() {
+        assert!(!Progress::new(HISTORY).is_behind(at(9)), "nothing was read");
+        let progress = read_up_to(5);
+        assert!(progress.is_behind(at(6)));
+        assert!(!progress.is_behind(at(5)) && !progress.is_behind(at(4)));
     }
 
     #[test]
