@@ -212,15 +212,13 @@ impl Persistent {
         let Some((_, channel)) = &self.link else {
             return 0;
         };
-        let mut confirms = Vec::with_capacity(messages.len());
-        for message in messages {
-            match send(channel, message).await {
-                Ok(confirm) => confirms.push(confirm),
-                Err(_) => break,
-            }
-        }
+        // One at a time: a node that is starting takes messages before the queue is bound again, and gives them back; lapin
+        // hands what comes back to whichever confirm is next, so that with several under way a lost one looks confirmed.
         let mut confirmed = 0;
-        for confirm in confirms {
+        for message in messages {
+            let Ok(confirm) = send(channel, message).await else {
+                break;
+            };
             match confirm.await {
                 Ok(Confirmation::Ack(None)) => confirmed += 1,
                 _ => break,
