@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{
@@ -229,6 +229,16 @@ impl Persistent {
 
     async fn connect(&self) -> lapin::Result<(Connection, Channel)> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+        // RabbitMQ 3.10 that is starting, on busy cores, confirms messages to a stream whose writer is not up yet and does not
+        // store them: seen here, its own count of the stream without them. A stream that can be declared has its writer.
+        let probe = connection.create_channel().await?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        probe
+            .queue_declare("events.sse".into(), passive, FieldTable::default())
+            .await?;
         let channel = connection.create_channel().await?;
         channel
             .confirm_select(ConfirmSelectOptions::default())
