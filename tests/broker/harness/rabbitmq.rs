@@ -10,7 +10,10 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt;
 
 use super::{Producer, SOON, eventually, run, within};
 
@@ -352,6 +356,39 @@ impl Vhost {
         })
         .await;
         self.take(queue, 1).await.remove(0)
+    }
+
+    /// The bodies that a stream holds, from its first record to the first with this body.
+    pub async fn stream_up_to(&self, stream: &str, last: &str) -> Vec<String> {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .basic_qos(1000, BasicQosOptions::default())
+            .await
+            .expect("a prefetch");
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-stream-offset".into(),
+            AMQPValue::LongString("first".into()),
+        );
+        let options = BasicConsumeOptions::default();
+        let mut records = channel
+            .basic_consume(stream.into(), "".into(), options, arguments)
+            .await
+            .expect("a stream");
+        let mut bodies = Vec::new();
+        while bodies.last().is_none_or(|body| body != last) {
+            let record = within("the next record of the stream", SOON, records.next())
+                .await
+                .expect("no end")
+                .expect("a record");
+            record
+                .ack(BasicAckOptions::default())
+                .await
+                .expect("an acknowledgement");
+            bodies.push(String::from_utf8_lossy(&record.data).into_owned());
+        }
+        bodies
     }
 
     /// Takes `count` messages out of a queue, which must come within [`SOON`].
