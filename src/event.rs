@@ -224,7 +224,7 @@ pub trait ReadBack: Send + 'static {
     fn accept(&mut self, message: Message);
 
     /// There is nothing more to read for now.
-    fn pause(&mut self);
+    fn pause(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Waits until there is room for more. False when nobody needs more.
     fn room(&mut self) -> impl Future<Output = bool> + Send;

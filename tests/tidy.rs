@@ -499,7 +499,10 @@ fn what_a_gap_can_be_about_has_one_name_in_code_and_metric() {
     assert_eq!(names, GAP_REASONS);
     let outcomes: BTreeSet<&str> = RESUME_OUTCOMES.iter().copied().collect();
     // Who returns was not slow.
-    assert_eq!(outcomes, BTreeSet::from(["memory", names[1], names[2]]));
+    assert_eq!(
+        outcomes,
+        BTreeSet::from(["memory", "stream", names[1], names[2]])
+    );
 }
 
 /// The text below a heading of the second level, to the next.

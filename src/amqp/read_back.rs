@@ -30,6 +30,8 @@ use crate::metrics::Metrics;
 
 /// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
 const PREFETCH: u16 = 256;
+/// How many records one turn takes, before live deliveries have theirs.
+const BURST: usize = 32;
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
@@ -205,14 +207,14 @@ impl Reader {
                     });
                 }
                 Err(_) => {
-                    reading.pause();
+                    reading.pause().await;
                     continue;
                 }
             };
             heard = Instant::now();
             let mut next = Some(first);
             let mut read = None;
-            for _ in 0..PREFETCH / 2 {
+            for _ in 0..BURST {
                 let Some(delivery) = next.take().or_else(|| deliveries.next().now_or_never())
                 else {
                     break;

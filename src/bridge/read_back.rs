@@ -73,8 +73,8 @@ impl event::ReadBack for ReadBack {
             .publish(Frame::encode(event(id, address, message), now));
     }
 
-    fn pause(&mut self) {
-        self.reading.pause();
+    async fn pause(&mut self) {
+        self.reading.round().await;
     }
 
     async fn room(&mut self) -> bool {

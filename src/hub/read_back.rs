@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::channel::Signal;
@@ -40,10 +41,12 @@ const MAX_EVENTS: usize = if cfg!(test) { 64 } else { 16_384 };
 const MAX_RECORDS: usize = 4 * MAX_EVENTS;
 /// How many bytes of events it holds.
 const MAX_BYTES: usize = 16 << 20;
-/// After how many records everybody looks whether it is their turn.
-const MILESTONE: u64 = small(4096);
+/// After how many records everybody is woken to take what is there for it: seldom, so that it is written together.
+const ROUND: u64 = small(2048);
 /// The same where memory has been reached, and readers may leave.
-const LAST_MILESTONE: u64 = small(256);
+const LAST_ROUND: u64 = small(256);
+/// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
+const GROUP: usize = 16;
 /// How long readers may take to make room while they hold up others.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -404,7 +407,7 @@ impl Readings {
                 return Reading {
                     stretch,
                     shared: Arc::clone(&self.shared),
-                    since_milestone: 0,
+                    since_round: 0,
                     is_full: false,
                 };
             }
@@ -417,7 +420,7 @@ impl Readings {
 pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
-    since_milestone: u64,
+    since_round: u64,
     /// There was no room, and there is more than half still.
     is_full: bool,
 }
@@ -438,23 +441,35 @@ impl Reading {
     /// Gives the next event.
     pub fn publish(&mut self, frame: Frame) {
         self.stretch.log.push(frame, |_| {});
-        self.count();
+        self.since_round += 1;
     }
 
     /// Notes the next record, of which nobody is sent anything.
     pub fn pass(&mut self, id: EventId) {
         self.stretch.log.pass(id, Instant::now(), |_| {});
-        self.count();
+        self.since_round += 1;
     }
 
-    /// There is nothing more to read for now: everybody looks whether it is live.
-    pub fn pause(&mut self) {
-        self.since_milestone = 0;
-        self.stretch.wake();
+    /// Everybody takes what is there for it, and looks whether it is live. To be called where there is nothing more to
+    /// read for now; else it happens in passing.
+    pub async fn round(&mut self) {
+        self.since_round = 0;
+        let seats: Vec<_> = lock(&self.stretch.attached).seats.clone();
+        for group in seats.chunks(GROUP) {
+            for seat in group.iter().filter_map(Weak::upgrade) {
+                seat.signal.raise();
+            }
+            yield_now().await;
+        }
     }
 
     /// Waits until there is room for more. False when nobody needs more.
     pub async fn room(&mut self) -> bool {
+        if self.since_round >= ROUND
+            || (self.since_round >= LAST_ROUND && self.has_reached_memory())
+        {
+            self.round().await;
+        }
         let mut patience = Instant::now() + PATIENCE;
         loop {
             match self.stretch.make_room(self.is_full) {
@@ -463,10 +478,14 @@ impl Reading {
                     self.is_full = false;
                     return true;
                 }
-                Room::Full => self.is_full = true,
+                Room::Full if self.is_full => {}
+                Room::Full => {
+                    self.is_full = true;
+                    self.round().await;
+                    continue;
+                }
             }
             let moved = self.stretch.moved.notified();
-            self.stretch.wake();
             if timeout_at(patience, moved).await.is_err() {
                 patience = Instant::now() + PATIENCE;
                 let slow = self.stretch.let_go(!self.shared.desk.is_empty());
@@ -478,15 +497,6 @@ impl Reading {
                     );
                 }
             }
-        }
-    }
-
-    fn count(&mut self) {
-        self.since_milestone += 1;
-        if self.since_milestone >= MILESTONE
-            || (self.since_milestone >= LAST_MILESTONE && self.has_reached_memory())
-        {
-            self.pause();
         }
     }
 

@@ -281,7 +281,7 @@ impl World {
                 .iter()
                 .find(|record| record.id.position.get() >= next);
             let Some(record) = record else {
-                reading.pause();
+                reading.round().await;
                 break;
             };
             let overtaken = self.stream[..self.kept]
