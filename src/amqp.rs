@@ -15,6 +15,10 @@ pub mod consumer;
 mod message;
 mod progress;
 mod settlements;
+mod redeliveries;
+mod duty;
+mod ledger;
+mod sweep;
 pub mod dead_letter;
 pub mod publisher;
 

@@ -118,6 +118,23 @@ pub(super) async fn ensure_dead_letters(
     }
 }
 
+/// The queue by which the replicas of a stream share the duty of dead-lettering (see [`duty`](super::duty)).
+pub(super) fn duty_queue_name(config: &BrokerConfig) -> String {
+    format!("{}.duty", config.queue)
+}
+
+/// The same for that queue. Not bound to anything but the default exchange, which every queue is bound to.
+pub(super) async fn ensure_duty(
+    connection: &Connection,
+    config: &BrokerConfig,
+) -> Result<(), Error> {
+    let wanted = duty_queue(config);
+    match inspect_queue(connection, &wanted, Mode::of(config)).await? {
+        State::Absent => Err(wanted.missing()),
+        State::Made | State::Same | State::Uncompared(_) => Ok(()),
+    }
+}
+
 /// What RabbitMQ counts of a queue. Messages of a stream are those it retains, roughly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -283,6 +300,7 @@ struct Wanted {
 enum Value {
     Text(String),
     Number(i64),
+    Flag(bool),
 }
 
 impl fmt::Display for Value {
@@ -290,6 +308,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
+            Self::Flag(flag) => flag.fmt(f),
         }
     }
 }
@@ -341,6 +360,18 @@ fn dead_letter_queue(config: &BrokerConfig) -> Wanted {
     }
 }
 
+fn duty_queue(config: &BrokerConfig) -> Wanted {
+    let kind = Value::Text(QueueType::Quorum.as_str().to_owned());
+    Wanted {
+        name: duty_queue_name(config),
+        arguments: vec![
+            ("x-queue-type", kind),
+            ("x-single-active-consumer", Value::Flag(true)),
+            ("x-delivery-limit", Value::Number(DELIVERY_LIMIT)),
+        ],
+    }
+}
+
 /// An age as `x-max-age` is usually written: whole hours, else minutes, else seconds. RabbitMQ compares the text.
 fn age(age: Duration) -> String {
     let seconds = age.as_secs().max(1);
@@ -381,6 +412,7 @@ impl Wanted {
             let value = match value {
                 Value::Text(text) => AMQPValue::LongString(LongString::from(text.as_str())),
                 Value::Number(number) => AMQPValue::LongLongInt(*number),
+                Value::Flag(flag) => AMQPValue::Boolean(*flag),
             };
             table.insert((*name).into(), value);
         }
@@ -757,6 +789,9 @@ pub async fn check(config: &BrokerConfig) -> Result<Report, Error> {
     )
     .await?;
     check_dead_letter_queue(&connection, config, &mut report).await?;
+    if config.queue_type == QueueType::Stream {
+        check_duty_queue(&connection, config, &mut report).await?;
+    }
     connection::close(&connection).await;
     let publisher = Publisher::new(config);
     match publisher.reach().await {
@@ -932,6 +967,23 @@ async fn check_dead_letter_queue(
             );
         }
         None => absent(config, dead_letter_queue(config).missing(), report),
+    }
+    Ok(())
+}
+
+async fn check_duty_queue(
+    connection: &Connection,
+    config: &BrokerConfig,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let wanted = duty_queue(config);
+    let thing = format!(
+        "quorum queue `{}` (by which replicas agree on who dead-letters)",
+        wanted.name
+    );
+    let state = inspect_queue(connection, &wanted, Mode::Look).await;
+    if !compared(state, &thing, report)? {
+        absent(config, wanted.missing(), report);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use crate::harness::{Bridge, Client, Message, RabbitMq, SOON, Silence, eventually};
+use crate::harness::{Bridge, Client, Message, Proxy, RabbitMq, SOON, Silence, eventually};
 
 #[tokio::test]
 async fn every_queue_type_delivers_in_both_scopes() {
@@ -114,6 +114,126 @@ async fn a_second_consumer_on_a_shared_work_queue_is_reported() {
             .then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_cut_many_times_repeats_nothing_and_dead_letters_nothing_twice_without_any_message_id()
+ {
+    const CUTS: usize = 25;
+    const POISON_EVERY: usize = 40;
+    let shared = RabbitMq::shared().await;
+    for kind in ["quorum", "classic"] {
+        let vhost = shared.vhost();
+        let proxy = Proxy::to(shared.port()).await;
+        let bridge = Bridge::at(&vhost.url_at(proxy.port()))
+            .set("RABBITMQ_EVENTS_QUEUE_TYPE", kind)
+            .set("SSE_CHANNEL_CAPACITY", 1_000_000)
+            .start()
+            .await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        // One that publishes all the while, each number once, and poison among them.
+        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let producer = vhost.producer().await;
+        let producing = tokio::spawn(async move {
+            let mut published = 0;
+            while stopped.try_recv().is_err() {
+                let batch = published..published + 20;
+                published = batch.end;
+                producer
+                    .publish_all(batch.map(|n| {
+                        let prefix = if n % POISON_EVERY == 0 { "poison " } else { "" };
+                        Message::to("team.7.n", format!("{prefix}{n}"))
+                    }))
+                    .await;
+            }
+            published
+        });
+        for _ in 0..CUTS {
+            let consumed = bridge.metric("sse_bridge_events_consumed_total").await;
+            bridge
+                .wait_metric("sse_bridge_events_consumed_total", |count| {
+                    count > consumed + 100.0
+                })
+                .await;
+            proxy.restore();
+            bridge
+                .wait_metric("sse_bridge_broker_up", |up| up == 0.0)
+                .await;
+            bridge
+                .wait_metric("sse_bridge_broker_up", |up| up == 1.0)
+                .await;
+        }
+        stop.send(()).expect("the producer is running");
+        let published = producing.await.expect("the producer does not panic");
+        let expected: Vec<_> = (0..published)
+            .filter(|n| n % POISON_EVERY != 0)
+            .map(|n| n.to_string())
+            .collect();
+        let received = client.data(expected.len()).await;
+        let first = (0..expected.len()).find(|index| received[*index] != expected[*index]);
+        if let Some(index) = first {
+            let around = index.saturating_sub(3)..(index + 5).min(expected.len());
+            panic!(
+                "{kind}: at {index} of {published}: {:?} instead of {:?}",
+                &received[around.clone()],
+                &expected[around]
+            );
+        }
+        bridge
+            .wait_metric("sse_bridge_unacknowledged_messages", |count| count == 0.0)
+            .await;
+        assert_eq!(
+            client.next(std::time::Duration::ZERO).await,
+            Err(Silence::Nothing),
+            "{kind}"
+        );
+        let poison = published.div_ceil(POISON_EVERY);
+        let mut letters: Vec<_> = vhost
+            .take("events.sse.dlq", poison)
+            .await
+            .into_iter()
+            .map(|letter| letter.body)
+            .collect();
+        letters.sort();
+        letters.dedup();
+        assert_eq!(letters.len(), poison, "{kind}: each");
+        let left = vhost.queue("events.sse.dlq").await;
+        assert_eq!(left, Some((0, 0)), "{kind}: none twice");
+        assert_eq!(vhost.queue("events.sse").await, Some((0, 1)), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn equal_messages_stay_as_many_as_they_were_when_a_link_is_cut() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let proxy = Proxy::to(shared.port()).await;
+    let bridge = Bridge::at(&vhost.url_at(proxy.port()))
+        .set("RABBITMQ_EVENTS_QUEUE_TYPE", "quorum")
+        .start()
+        .await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    for _ in 0..5 {
+        producer
+            .publish_all((0..20).map(|_| Message::to("team.7.n", "\"tick\"")))
+            .await;
+        proxy.restore();
+        bridge
+            .wait_metric("sse_bridge_broker_up", |up| up == 0.0)
+            .await;
+        producer
+            .publish_all((0..20).map(|_| Message::to("team.7.n", "\"tick\"")))
+            .await;
+        assert_eq!(client.data(40).await, vec!["\"tick\""; 40]);
+        bridge
+            .wait_metric("sse_bridge_unacknowledged_messages", |count| count == 0.0)
+            .await;
+        assert_eq!(
+            client.next(std::time::Duration::ZERO).await,
+            Err(Silence::Nothing)
+        );
+    }
 }
 
 #[tokio::test]

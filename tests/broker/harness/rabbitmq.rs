@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ExchangeDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
@@ -320,6 +320,16 @@ impl Vhost {
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await
             .expect("the queue is deleted");
+    }
+
+    /// Deletes an exchange under whoever uses it.
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
+            .await
+            .expect("the exchange is deleted");
     }
 
     /// Declares a durable queue that the bridge has not declared, to be in its way.
