@@ -389,7 +389,10 @@ impl<I: Intake> Run<I> {
     /// Makes sure of the exchanges and queues.
     async fn prepare(&mut self, connection: &Connection) -> Result<(), Error> {
         let config = Arc::clone(&self.consumer.config);
-        let made = Box::pin(topology::ensure_events(connection, &config)).await?;
+        let (made, warning) = Box::pin(topology::ensure_events(connection, &config)).await?;
+        if let Some(warning) = warning.filter(|_| self.links == 0) {
+            tracing::warn!("{warning}");
+        }
         if made == Made::Now && self.is_stream() {
             self.made_now();
         }

@@ -334,9 +334,17 @@ impl Vhost {
 
     /// Declares a durable queue that the bridge has not declared, to be in its way.
     pub async fn declare_queue(&self, queue: &str, kind: &str) {
+        self.declare_queue_with(queue, kind, &[]).await;
+    }
+
+    /// The same, with more arguments.
+    pub async fn declare_queue_with(&self, queue: &str, kind: &str, more: &[(&str, AMQPValue)]) {
         let connection = self.connect().await;
         let channel = connection.create_channel().await.expect("a channel");
         let mut arguments = FieldTable::default();
+        for (name, value) in more {
+            arguments.insert((*name).into(), value.clone());
+        }
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         channel
             .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
