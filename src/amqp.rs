@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub mod address;
+mod mending;
 pub mod connection;
 pub mod topology;
 pub mod consumer;

@@ -109,7 +109,17 @@ impl DeadLetters {
 
     /// Returns when the broker has confirmed the dead letter, however long that takes, or when the permit says that it
     /// is not ours to write. Dropped before, nobody knows whether the broker has it.
-    pub(super) async fn send(self, origin: Origin, poison: Poison, mut permit: Permit) -> Outcome {
+    pub(super) async fn send(
+        self,
+        origin: Origin,
+        mut poison: Poison,
+        mut permit: Permit,
+    ) -> Outcome {
+        if let Some(what) = origin.mended {
+            poison.detail = format!(
+                "{what} is not UTF-8; each illegal byte is replaced by the control character SUB here"
+            );
+        }
         let mut properties = self.properties(&origin, &poison);
         let mut backoff = Backoff::default();
         loop {
@@ -282,6 +292,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"body"),
             position: Some(Position::new(7)),
+            mended: None,
         }
     }
 

@@ -1,10 +1,12 @@
-//! One dead letter for each poison message of a stream, however many replicas read it and however often they restart.
+//! One dead letter for each poison message of a stream, however many replicas read it and however often they restart;
+//! and poison that a client library cannot even read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::harness::{Bridge, Client, Message, RabbitMq, SOON, Setup, Vhost, eventually};
+use crate::harness::{Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Vhost, eventually};
 
 const DEAD_LETTERS: &str = "events.sse.dlq";
 
@@ -318,4 +320,59 @@ async fn a_dead_letter_exchange_that_is_gone_holds_the_acknowledgements_back_and
     settle_all(&vhost, &[&first, &second], &mut clients).await;
     assert_eq!(take(&vhost, 10).await, sorted(poison));
     assert_eq!(letters_now(&vhost).await, 0, "each once");
+}
+
+#[tokio::test]
+async fn a_message_whose_texts_are_not_utf8_is_dead_lettered_and_stops_nothing() {
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let messages = [
+            json!({"topic": "team.7.x", "body": "1"}),
+            json!({"topic": "team.7.caf\u{e9}", "body": "\"key\""}),
+            json!({"topic": "team.7.x", "body": "\"type\"", "type": "caf\u{e9}"}),
+            json!({"topic": "team.7.x", "body": "2"}),
+            json!({"topic": "team.7.x", "body": "\"id\"", "message_id": "\u{ff}"}),
+            json!({"topic": "team.7.x", "body": "\"header\"", "headers": {"\u{e9}": "x"}}),
+            json!({"topic": "team.7.x", "body": "3"}),
+            json!({"topic": "team.7.\u{e9}", "body": "\"last\""}),
+        ];
+        Foreign::Latin1.publish(&vhost, &messages).await;
+        assert_eq!(client.data(3).await, ["1", "2", "3"], "{kind}");
+        let letters = vhost.take(DEAD_LETTERS, 5).await;
+        let mut said: Vec<_> = letters
+            .iter()
+            .map(|letter| {
+                let header = |name| letter.header(name).unwrap_or_default();
+                assert_eq!(header("x-bridge-reason"), "not_utf8", "{kind}");
+                let detail = header("x-bridge-detail");
+                let (what, _) = detail.split_once(" is not UTF-8").expect("a detail");
+                (letter.body.clone(), what.to_owned())
+            })
+            .collect();
+        said.sort();
+        let expected = [
+            ("\"header\"", "a header's name"),
+            ("\"id\"", "the message_id"),
+            ("\"key\"", "the routing key"),
+            ("\"last\"", "the routing key"),
+            ("\"type\"", "the type"),
+        ]
+        .map(|(body, what)| (body.to_owned(), what.to_owned()));
+        assert_eq!(said, expected, "{kind}");
+        settle_all(&vhost, &[&bridge], &mut [client]).await;
+        assert_eq!(
+            bridge.metric("sse_bridge_broker_reconnects_total").await,
+            0.0,
+            "{kind}"
+        );
+        // At the newest record of a stream it stops no start either.
+        Foreign::Latin1.publish(&vhost, &messages[7..]).await;
+        vhost.take(DEAD_LETTERS, 1).await;
+        bridge.kill();
+        setup.start().await;
+    }
 }
