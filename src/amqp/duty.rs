@@ -178,6 +178,10 @@ impl Keeper {
         loop {
             let began = Instant::now();
             let Err(fault) = self.hold(connection).await;
+            if !connection.status().connected() {
+                // The whole link ends, which is told where it delivers.
+                return pending().await;
+            }
             self.standing.send_replace(Standing::Without);
             if began.elapsed() >= REFRESH {
                 backoff.reset();
@@ -197,10 +201,11 @@ impl Keeper {
         let (channel, mut deliveries) =
             consumer::open_at(connection, &queue, PREFETCH, None).await?;
         let mut told = self.told.subscribe();
-        // Whoever comes puts one there: so the queue is never empty for long, whatever became of the last one.
-        let mut announcing = pin!(self.publish_until_confirmed(Token::NONE));
+        // Whoever comes puts one there, that says what it last knew: so the queue is never empty for long, whatever became
+        // of the last one.
+        let known = self.written.send_replace(Token::NONE);
+        let mut announcing = pin!(self.publish_until_confirmed(known));
         let mut is_announced = false;
-        self.written.send_replace(Token::NONE);
         let mut pause = None;
         let mut hand = Hand {
             keeper: self,
