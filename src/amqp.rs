@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub mod address;
+mod mending;
 pub mod connection;
 pub mod topology;
 pub mod consumer;
@@ -16,6 +17,10 @@ pub mod read_back;
 mod message;
 mod progress;
 mod settlements;
+mod redeliveries;
+mod duty;
+mod ledger;
+mod sweep;
 pub mod dead_letter;
 pub mod publisher;
 

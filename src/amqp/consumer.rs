@@ -1,9 +1,10 @@
 //! The supervised consumer: it connects, makes sure of the topology, subscribes, hands every delivery to the intake
 //! and settles it by the verdict; and whatever happens to the link, it begins again, for ever.
 //!
-//! Its connection carries nothing else: RabbitMQ stops the acks of a connection that also publishes when it blocks
+//! Its connection publishes nothing: RabbitMQ stops the acks of a connection that also publishes when it blocks
 //! publishers. It never nacks: poison goes to the dead-letter exchange by [`DeadLetters`] and is acknowledged when
-//! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up.
+//! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up. On a stream that is
+//! the duty of one replica (see [`Keeper`]); the others acknowledge poison and let it pass.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,19 +17,25 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::StreamExt;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::dead_letter::{Gate, Outcome, Permit};
+use super::duty::{self, Keeper, Standing};
+use super::ledger::{Due, Ledger};
 use super::message::{Origin, position, take_apart};
 use super::progress::{Arrival, Offset, Progress};
+use super::redeliveries::{self, Fingerprint, LetterId, Redeliveries};
 use super::settlements::Settlements;
+use super::sweep::Sweep;
 use super::topology::{self, Made};
 use super::{BrokerConfig, DeadLetters, Error, QueueType};
-use crate::event::id::{Mark, Position};
-use crate::event::{Break, Intake, Message, Verdict};
+use crate::event::id::{EventId, Mark, Position};
+use crate::event::{Break, Intake, Message, Poison, Verdict};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 
@@ -91,14 +98,22 @@ impl Consumer {
     pub async fn run(self, intake: impl Intake) {
         let stopping = Box::pin(self.lifecycle.intake.stopping());
         let progress = Progress::new(self.config.history_max_age);
+        let redeliveries = Redeliveries::new(self.config.prefetch);
+        let publisher = self.dead_letters.publisher().clone();
+        let keeper = Keeper::new(Arc::clone(&self.config), publisher);
         let mut run = Run {
             consumer: self,
             intake,
             stopping,
             progress,
+            redeliveries,
+            ledger: Ledger::default(),
+            standing: keeper.standing(),
+            keeper,
+            gate: watch::Sender::new(Gate::Undecided),
             caught_up: false,
             letters: JoinSet::new(),
-            generation: 0,
+            streams: 0,
             links: 0,
             frame_max: Some(connection::SMALL_FRAMES),
         };
@@ -106,6 +121,7 @@ impl Consumer {
         run.letters.shutdown().await;
         run.consumer.metrics.broker_up.set(0);
         run.consumer.metrics.unacknowledged.set(0);
+        run.consumer.metrics.dead_letter_duty.set(0);
     }
 }
 
@@ -114,31 +130,41 @@ struct Run<I> {
     consumer: Consumer,
     intake: I,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Used for streams only.
+    /// Used for streams only, as are the next four.
     progress: Progress,
+    ledger: Ledger,
+    keeper: Keeper,
+    /// Where the keeper stands.
+    standing: watch::Receiver<Standing>,
+    /// Whether dead letters may be written.
+    gate: watch::Sender<Gate>,
+    /// Used for work queues only.
+    redeliveries: Redeliveries,
     /// Whether the intake was told that history is over.
     caught_up: bool,
     /// Dead letters on their way.
     letters: JoinSet<Settled>,
-    /// Counts links and streams: what a dead letter settles is known by its tag or position in one of them only.
-    generation: u64,
+    /// Counts streams: what a dead letter settles is known by its position in one of them only.
+    streams: u64,
     /// How many links have been subscribed.
     links: u64,
     /// The size of frames to ask for; none is the broker's.
     frame_max: Option<u32>,
 }
 
-/// What a confirmed dead letter settles.
+/// A dead letter that needs nothing more, and what it settles.
 #[derive(Clone, Copy, Debug)]
 struct Settled {
-    generation: u64,
     what: Key,
+    outcome: Outcome,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Key {
-    Position(Position),
-    Tag(u64),
+    /// A record of one of the streams there were.
+    Record { stream: u64, position: Position },
+    /// A delivery of a work queue, across links.
+    Letter(LetterId),
 }
 
 /// A channel that delivers.
@@ -148,6 +174,51 @@ struct Subscription {
     settlements: Settlements,
     /// When silence means something.
     silence: Option<Instant>,
+    /// The highest tag that was acknowledged, and the highest of which the broker was asked whether it has had that.
+    told: u64,
+    asked: u64,
+    /// Its answer: up to here it has. Never, where it was not asked.
+    answer: Pin<Box<dyn Future<Output = u64> + Send>>,
+    is_asking: bool,
+}
+
+impl Subscription {
+    fn new(channel: Channel, deliveries: lapin::Consumer, silence: Option<Instant>) -> Self {
+        Self {
+            channel,
+            deliveries,
+            settlements: Settlements::default(),
+            silence,
+            told: 0,
+            asked: 0,
+            answer: Box::pin(pending()),
+            is_asking: false,
+        }
+    }
+
+    /// Asks the broker something that it answers after it has had the acknowledgements so far, as these have no answer.
+    fn ask(&mut self, prefetch: u16) {
+        if self.is_asking || self.told == self.asked {
+            return;
+        }
+        self.is_asking = true;
+        self.asked = self.told;
+        let (tag, channel) = (self.told, self.channel.clone());
+        self.answer = Box::pin(async move {
+            let options = BasicQosOptions { global: false };
+            match channel.basic_qos(prefetch, options).await {
+                Ok(()) => tag,
+                // A channel that is broken is seen where it delivers.
+                Err(_) => pending().await,
+            }
+        });
+    }
+
+    /// It has answered.
+    fn answered(&mut self) {
+        self.is_asking = false;
+        self.answer = Box::pin(pending());
+    }
 }
 
 /// Why a subscription ended.
@@ -161,17 +232,16 @@ enum End {
 }
 
 /// What happened next.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made and taken apart once a turn, never kept"
-)]
 enum Step {
     Stop,
     Letter(Option<Settled>),
     Flush,
     Silence,
     Lull,
+    Standing,
+    Acknowledged(u64),
     Delivery(Option<lapin::Result<Delivery>>),
+    Swept(Option<Result<Delivery, Error>>),
 }
 
 impl<I: Intake> Run<I> {
@@ -236,8 +306,39 @@ impl<I: Intake> Run<I> {
         end
     }
 
-    /// All subscriptions of one link. None when this process is ending.
+    /// All subscriptions of one link, and the duty beside them. None when this process is ending.
     async fn consume(&mut self, connection: &Connection) -> Option<Error> {
+        let stopping = self.consumer.lifecycle.intake.stopping();
+        let prepared = tokio::select! {
+            prepared = self.prepare(connection) => Some(prepared),
+            () = stopping => None,
+        };
+        match prepared {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Some(error),
+            None => {
+                self.last_letters(None).await;
+                return None;
+            }
+        }
+        if !self.is_stream() {
+            return self.read(connection).await;
+        }
+        let keeper = self.keeper.clone();
+        let end = tokio::select! {
+            end = self.read(connection) => end,
+            never = keeper.keep(connection) => match never {},
+        };
+        self.keeper.link_is_lost();
+        self.stand();
+        end
+    }
+
+    /// All subscriptions of one link. None when this process is ending.
+    async fn read(&mut self, connection: &Connection) -> Option<Error> {
+        if self.is_stream() {
+            self.seek_duty().await;
+        }
         let mut silence = LONG_SILENCE;
         loop {
             let stopping = self.consumer.lifecycle.intake.stopping();
@@ -276,27 +377,30 @@ impl<I: Intake> Run<I> {
                     }
                 }
                 End::Fault(error) => {
-                    self.lose(lowest);
+                    // What was delivered and not settled will come again. Dead letters on their way go on.
+                    self.progress.settled_below(lowest);
+                    self.redeliveries.link_is_lost();
                     return Some(error);
                 }
             }
         }
     }
 
-    /// The link is gone, and what it delivered and was not settled will come again.
-    fn lose(&mut self, lowest_unsettled: Option<Position>) {
-        if self.is_stream() {
-            // Its dead letters go on: they are known by their positions.
-            self.progress.settled_below(lowest_unsettled);
-        } else {
-            // They are delivered again and dead-lettered then.
-            self.letters.abort_all();
-            self.generation += 1;
-        }
-    }
-
     fn is_stream(&self) -> bool {
         self.consumer.config.queue_type == QueueType::Stream
+    }
+
+    /// Makes sure of the exchanges and queues.
+    async fn prepare(&mut self, connection: &Connection) -> Result<(), Error> {
+        let config = Arc::clone(&self.consumer.config);
+        let (made, warning) = Box::pin(topology::ensure_events(connection, &config)).await?;
+        if let Some(warning) = warning.filter(|_| self.links == 0) {
+            tracing::warn!("{warning}");
+        }
+        if made == Made::Now && self.is_stream() {
+            self.made_now();
+        }
+        Box::pin(self.ensure_dead_letters(connection)).await
     }
 
     async fn subscribe(
@@ -305,11 +409,6 @@ impl<I: Intake> Run<I> {
         silence: Duration,
     ) -> Result<Subscription, Error> {
         let config = Arc::clone(&self.consumer.config);
-        let made = Box::pin(topology::ensure_events(connection, &config)).await?;
-        if made == Made::Now && self.is_stream() {
-            self.made_now();
-        }
-        self.ensure_dead_letters(connection).await?;
         let offset = match self.is_stream() {
             true => Some(self.begin(connection).await?),
             false => None,
@@ -322,18 +421,18 @@ impl<I: Intake> Run<I> {
             Some(Offset::Age(_) | Offset::At(_)) => Some(Instant::now() + silence),
         };
         self.subscribed(offset);
-        Ok(Subscription {
-            channel,
-            deliveries,
-            settlements: Settlements::default(),
-            silence,
-        })
+        Ok(Subscription::new(channel, deliveries, silence))
     }
 
     /// At the first start everything must be there. Later on events are more than poison: they are delivered even
     /// where somebody has to mend the dead-letter exchange first, while poison stays unsettled.
     async fn ensure_dead_letters(&self, connection: &Connection) -> Result<(), Error> {
-        match topology::ensure_dead_letters(connection, &self.consumer.config).await {
+        let config = &self.consumer.config;
+        let mut ensured = topology::ensure_dead_letters(connection, config).await;
+        if ensured.is_ok() && self.is_stream() {
+            ensured = topology::ensure_duty(connection, config).await;
+        }
+        match ensured {
             Err(error) if error.needs_operator() && self.links > 0 => {
                 tracing::error!("{error}");
                 Ok(())
@@ -418,8 +517,57 @@ impl<I: Intake> Run<I> {
         tracing::error!(%queue, "the stream was deleted and made anew: it is read from its first record, and what was not read of the old one is lost");
         self.progress.start_over();
         self.intake.broken(Break::Replaced);
-        // Dead letters on their way go on: they are nowhere else now. They settle nothing in the new stream.
-        self.generation += 1;
+        // Dead letters on their way go on: they are nowhere else now. They settle nothing in the new stream, and nobody
+        // else can write them.
+        self.streams += 1;
+        self.gate.send_replace(Gate::Open(None));
+        self.gate = watch::Sender::new(Gate::Undecided);
+        self.ledger.start_over();
+        self.stand();
+    }
+
+    /// Waits a little for the duty, so that a single replica has it before it reads.
+    async fn seek_duty(&mut self) {
+        let decided = self
+            .standing
+            .wait_for(|standing| *standing != Standing::Seeking);
+        let is_late = timeout(duty::PATIENCE, decided).await.is_err();
+        if is_late {
+            self.keeper.stop_seeking();
+        }
+        self.stand();
+    }
+
+    /// Takes note of where the keeper stands.
+    fn stand(&mut self) {
+        let standing = *self.standing.borrow_and_update();
+        let had = self.ledger.is_held();
+        let gate = match standing {
+            Standing::Seeking => Gate::Undecided,
+            Standing::Without => Gate::Closed,
+            Standing::Held(token) => Gate::Open(token.settled),
+        };
+        match standing {
+            Standing::Seeking | Standing::Without => self.ledger.lost(),
+            Standing::Held(token) => self.ledger.gained(token),
+        }
+        self.gate.send_replace(gate);
+        self.tell();
+        let (has, queue) = (self.ledger.is_held(), &self.consumer.config.queue);
+        self.consumer.metrics.dead_letter_duty.set(has.into());
+        if has && !had {
+            tracing::info!(%queue, ?standing, "this replica dead-letters the poison of the stream");
+        } else if had && !has {
+            tracing::info!(%queue, "this replica no longer dead-letters the poison of the stream");
+        }
+    }
+
+    /// Tells the keeper how far poison is dealt with.
+    fn tell(&mut self) {
+        match self.ledger.token() {
+            Some((token, is_urgent)) => self.keeper.tell(Some(token), is_urgent),
+            None => self.keeper.tell(None, false),
+        }
     }
 
     async fn deliver(&mut self, connection: &Connection, subscription: &mut Subscription) -> End {
@@ -431,22 +579,43 @@ impl<I: Intake> Run<I> {
         let mut watching = Box::pin(watch(connection, &config, &metrics));
         let mut flush: Option<Instant> = None;
         let mut lull = self.is_stream().then(|| Instant::now() + LULL);
+        let mut sweep = Sweep::new(connection, &config);
         loop {
+            if let Some(stretch) = self.ledger.stretch() {
+                sweep.begin(stretch);
+            }
             // Each branch is cancel-safe: a join set and a consumer keep what was not taken.
             let step = tokio::select! {
                 biased;
                 () = &mut self.stopping => Step::Stop,
                 Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
+                Ok(()) = self.standing.changed() => Step::Standing,
                 () = until(flush) => Step::Flush,
                 () = until(subscription.silence) => Step::Silence,
                 () = until(lull) => Step::Lull,
                 never = &mut watching => match never {},
+                tag = &mut subscription.answer => Step::Acknowledged(tag),
                 delivery = subscription.deliveries.next() => Step::Delivery(delivery),
+                // The last: what is live goes first.
+                delivery = sweep.next() => Step::Swept(delivery),
             };
             let end = match step {
                 Step::Stop => Some(End::Stopped),
                 Step::Letter(settled) => {
-                    self.settle_letter(settled, &mut subscription.settlements);
+                    self.settle_letter(settled, &mut subscription.settlements, Some(&mut sweep));
+                    None
+                }
+                Step::Standing => {
+                    self.stand();
+                    None
+                }
+                Step::Acknowledged(tag) => {
+                    self.redeliveries.acknowledged(tag);
+                    subscription.answered();
+                    None
+                }
+                Step::Swept(delivery) => {
+                    self.take_swept(delivery, &mut sweep, batch);
                     None
                 }
                 Step::Flush => self.acknowledge(subscription).await,
@@ -475,6 +644,15 @@ impl<I: Intake> Run<I> {
             metrics
                 .unacknowledged
                 .set(count(subscription.settlements.unsettled()));
+            if !self.is_stream() {
+                subscription.ask(config.prefetch.max(1));
+            }
+            if let Err(error) = sweep.acknowledge().await {
+                self.break_off(&mut sweep, &error);
+            }
+            if self.ledger.is_held() {
+                self.tell();
+            }
         }
     }
 
@@ -540,13 +718,27 @@ impl<I: Intake> Run<I> {
         let tag = delivery.delivery_tag;
         let (message, origin) = take_apart(delivery);
         settlements.deliver(tag, origin.position);
-        let Some(position) = origin.position.filter(|_| self.is_stream()) else {
-            self.hand_over(message, origin, Key::Tag(tag), tag, settlements);
-            return None;
-        };
-        match self.progress.judge(position, mark(position, &message)) {
-            Arrival::Settled => settlements.settle(tag),
-            Arrival::Waits => {}
+        match origin.position.filter(|_| self.is_stream()) {
+            Some(position) => self.take_record(position, message, origin, tag, settlements),
+            None => {
+                self.take_from_queue(message, origin, tag, settlements);
+                None
+            }
+        }
+    }
+
+    fn take_record(
+        &mut self,
+        position: Position,
+        message: Message,
+        origin: Origin,
+        tag: u64,
+        settlements: &mut Settlements,
+    ) -> Option<End> {
+        let mark = mark(position, &message);
+        match self.progress.judge(position, mark) {
+            Arrival::Known if self.ledger.is_under_way(position) => {}
+            Arrival::Known => settlements.settle(tag),
             Arrival::PastTail => return Some(End::Elsewhere),
             Arrival::AnotherStream => {
                 self.start_over();
@@ -563,7 +755,8 @@ impl<I: Intake> Run<I> {
                     );
                     self.intake.broken(Break::Lost);
                 }
-                self.hand_over(message, origin, Key::Position(position), tag, settlements);
+                self.ledger.read(EventId { position, mark });
+                self.hand_over(position, message, origin, tag, settlements);
                 if self.progress.handed_over(position) {
                     self.catch_up();
                 }
@@ -572,57 +765,147 @@ impl<I: Intake> Run<I> {
         None
     }
 
-    /// The intake has its say.
+    /// The intake has its say on a record, for the first time or, as it was read without the duty, again.
     fn hand_over(
         &mut self,
+        position: Position,
         message: Message,
         origin: Origin,
-        what: Key,
         tag: u64,
         settlements: &mut Settlements,
     ) {
-        match self.intake.accept(message) {
-            Verdict::Acknowledge => settlements.settle(tag),
-            Verdict::DeadLetter(poison) => {
-                if let Key::Position(position) = what {
-                    self.progress.poisoned(position);
-                }
-                let settled = Settled {
-                    generation: self.generation,
-                    what,
-                };
-                let sending = self.consumer.dead_letters.clone().send(origin, poison);
-                self.letters.spawn(async move {
-                    sending.await;
-                    settled
-                });
+        let poison = match self.intake.accept(message) {
+            Verdict::Acknowledge => return settlements.settle(tag),
+            Verdict::DeadLetter(poison) => poison,
+        };
+        match self.ledger.poison(position) {
+            Due::Nothing => settlements.settle(tag),
+            Due::Waits => {}
+            Due::Letter => {
+                let stream = self.streams;
+                let permit = Permit::Gate(position, self.gate.subscribe());
+                self.send_letter(origin, poison, Key::Record { stream, position }, permit);
             }
         }
     }
 
-    fn settle_letter(&mut self, settled: Option<Settled>, settlements: &mut Settlements) {
-        // Those that were aborted settle nothing: what they carried comes again.
-        let Some(Settled { generation, what }) = settled else {
+    /// The intake has its say on a delivery of a work queue, unless it has had it.
+    fn take_from_queue(
+        &mut self,
+        message: Message,
+        origin: Origin,
+        tag: u64,
+        settlements: &mut Settlements,
+    ) {
+        let fingerprint = Fingerprint::of(&message);
+        match self
+            .redeliveries
+            .deliver(tag, fingerprint, message.redelivered)
+        {
+            redeliveries::Arrival::Done => settlements.settle(tag),
+            redeliveries::Arrival::Waits => {}
+            redeliveries::Arrival::New => match self.intake.accept(message) {
+                Verdict::Acknowledge => settlements.settle(tag),
+                Verdict::DeadLetter(poison) => {
+                    let letter = Key::Letter(self.redeliveries.poisoned());
+                    self.send_letter(origin, poison, letter, Permit::Always);
+                }
+            },
+        }
+    }
+
+    fn send_letter(&mut self, origin: Origin, poison: Poison, what: Key, permit: Permit) {
+        let dead_letters = self.consumer.dead_letters.clone();
+        let sending = dead_letters.send(origin, poison, permit);
+        self.letters.spawn(async move {
+            let outcome = sending.await;
+            Settled { what, outcome }
+        });
+    }
+
+    fn settle_letter(
+        &mut self,
+        settled: Option<Settled>,
+        settlements: &mut Settlements,
+        sweep: Option<&mut Sweep<'_>>,
+    ) {
+        // None settles nothing: a task that panicked.
+        let Some(Settled { what, outcome }) = settled else {
             return;
         };
-        if generation != self.generation {
-            return;
-        }
         match what {
-            Key::Tag(tag) => settlements.settle(tag),
-            Key::Position(position) => {
-                self.progress.dead_lettered(position);
+            Key::Letter(letter) => {
+                if let Some(tag) = self.redeliveries.confirmed(letter) {
+                    settlements.settle(tag);
+                }
+            }
+            Key::Record { stream, position } if stream == self.streams => {
+                match outcome {
+                    Outcome::Confirmed => self.ledger.confirmed(position),
+                    Outcome::GivenUp => self.ledger.given_up(position),
+                }
                 if let Some(tag) = settlements.tag_of(position) {
                     settlements.settle(tag);
                 }
+                if let Some(reading) = sweep.and_then(Sweep::reading)
+                    && let Some(tag) = reading.settlements.tag_of(position)
+                {
+                    reading.settlements.settle(tag);
+                }
                 self.progress.settled_below(settlements.lowest_unsettled());
             }
+            Key::Record { .. } => {}
         }
+    }
+
+    /// Takes what is read again, and what of it is there already, up to a batch.
+    fn take_swept(
+        &mut self,
+        first: Option<Result<Delivery, Error>>,
+        sweep: &mut Sweep<'_>,
+        batch: usize,
+    ) {
+        let mut next = first;
+        for _ in 0..batch {
+            let delivery = match next
+                .take()
+                .or_else(|| sweep.next().now_or_never().flatten())
+            {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return self.break_off(sweep, &error),
+                None => return,
+            };
+            let Some(reading) = sweep.reading() else {
+                return;
+            };
+            let tag = delivery.delivery_tag;
+            let (message, origin) = take_apart(delivery);
+            let end = reading.stretch.end;
+            reading.settlements.deliver(tag, origin.position);
+            // A record without a position is no record: it ends nothing and is none of ours.
+            let position = origin.position.unwrap_or(end);
+            if position <= end {
+                self.hand_over(position, message, origin, tag, &mut reading.settlements);
+                self.ledger.swept(position);
+            }
+            if position >= end {
+                self.ledger.swept_all(end);
+                sweep.end();
+                return;
+            }
+        }
+    }
+
+    fn break_off(&mut self, sweep: &mut Sweep<'_>, error: &Error) {
+        tracing::debug!(%error, "the reading of what was read without the duty broke off");
+        self.ledger.sweep_broke_off();
+        sweep.rest();
     }
 
     /// Tells the broker what is settled. The end, if it cannot be told.
     async fn acknowledge(&mut self, subscription: &mut Subscription) -> Option<End> {
         let tag = subscription.settlements.take_due()?;
+        subscription.told = tag;
         let telling = subscription
             .channel
             .basic_ack(tag, BasicAckOptions { multiple: true });
@@ -660,6 +943,11 @@ impl<I: Intake> Run<I> {
             .basic_cancel(tag, BasicCancelOptions::default());
         drop(timeout(CANCEL, cancel).await);
         self.last_letters(Some(&mut subscription.settlements)).await;
+        if let Some((token, _)) = self.ledger.token() {
+            // Whoever comes next need not write these dead letters again.
+            self.keeper.tell(Some(token), true);
+            drop(timeout(CANCEL, self.keeper.written()).await);
+        }
         if let Some(tag) = subscription.settlements.take_due() {
             let telling = subscription
                 .channel
@@ -671,11 +959,21 @@ impl<I: Intake> Run<I> {
 
     /// Waits for the dead letters on their way, but not for ever.
     async fn last_letters(&mut self, settlements: Option<&mut Settlements>) {
+        if settlements.is_none() {
+            // Without a link nobody decides whose they are.
+            self.gate.send_if_modified(|gate| {
+                let undecided = *gate == Gate::Undecided;
+                if undecided {
+                    *gate = Gate::Closed;
+                }
+                undecided
+            });
+        }
         let mut nowhere = Settlements::default();
         let settlements = settlements.unwrap_or(&mut nowhere);
         let deadline = Instant::now() + LAST_LETTERS;
         while let Ok(Some(settled)) = timeout_at(deadline, self.letters.join_next()).await {
-            self.settle_letter(settled.ok(), settlements);
+            self.settle_letter(settled.ok(), settlements, None);
         }
         if !self.letters.is_empty() {
             let messages = self.letters.len();
@@ -706,7 +1004,7 @@ pub(super) async fn open(
     open_at(connection, queue, prefetch, begin).await
 }
 
-async fn open_at(
+pub(super) async fn open_at(
     connection: &Connection,
     queue: &str,
     prefetch: u16,
@@ -727,7 +1025,7 @@ async fn open_at(
 }
 
 /// Where a stream ends.
-enum Tail {
+pub(super) enum Tail {
     At(Position),
     /// It delivers nothing for [`LONG_SILENCE`], and has said all the while that it has nothing.
     Empty,
@@ -736,7 +1034,10 @@ enum Tail {
 }
 
 /// Finds the newest record: reads the last chunk until it pauses, or for [`PROBE`] where it never does.
-async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tail, Error> {
+pub(super) async fn find_tail(
+    connection: &Connection,
+    config: &BrokerConfig,
+) -> Result<Tail, Error> {
     let last = AMQPValue::LongString(LongString::from("last"));
     let (channel, mut deliveries) =
         open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
@@ -790,7 +1091,7 @@ async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tai
     }
 }
 
-fn mark(position: Position, message: &Message) -> Mark {
+pub(super) fn mark(position: Position, message: &Message) -> Mark {
     let Message {
         routing_key,
         message_id,
