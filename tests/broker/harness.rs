@@ -22,7 +22,7 @@ pub use foreign::Foreign;
 pub use producer::{Message, Persistent, Producer};
 pub use proxy::Proxy;
 pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
-pub use run::command;
+pub use run::{command, new_folder};
 pub use swarm::Swarm;
 
 /// How long anything may take that should be done at once: long enough for two busy cores, short enough to find a hang.
