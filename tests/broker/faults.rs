@@ -3,6 +3,13 @@
 
 mod history;
 mod checker;
+mod events;
+mod publishers;
+mod browser;
+mod replica;
+mod world;
+mod fault;
+mod runs;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -19,6 +19,7 @@ pub use client::{Client, Silence};
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use foreign::Foreign;
+pub use http::{BodyDecoder, encode_head, read_head, request};
 pub use producer::{Message, Persistent, Producer};
 pub use proxy::{Direction, Proxy};
 pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};

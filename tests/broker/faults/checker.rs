@@ -71,6 +71,9 @@ fn judge_clients(
             clients.insert(person.client, client);
             continue;
         }
+        if let Record::Closed { how, .. } = &record {
+            *report.summary.ends.entry(how.clone()).or_default() += 1;
+        }
         let Some(number) = whose(&record) else {
             continue;
         };

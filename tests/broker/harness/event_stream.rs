@@ -76,6 +76,11 @@ impl EventStream {
         &self.last_id
     }
 
+    /// Whether a block has begun and not ended: what came of it is lost if nothing follows.
+    pub fn is_in_block(&self) -> bool {
+        self.has_data || self.has_own_id || !self.name.is_empty() || !self.line.is_empty()
+    }
+
     /// Reads `bytes` and hands every item they complete to `sink`.
     pub fn read(&mut self, bytes: &[u8], sink: &mut impl FnMut(Item)) {
         for &byte in bytes {

@@ -110,6 +110,8 @@ pub struct Summary {
     pub faults: BTreeMap<String, u64>,
     /// Events that a client was sent again, after a gap had told it to expect that.
     pub repeats: u64,
+    /// How connections ended.
+    pub ends: BTreeMap<String, u64>,
     pub gaps: BTreeMap<String, u64>,
     /// Events that clients missed and were told of.
     pub covered: u64,
@@ -152,6 +154,7 @@ impl Summary {
         self.skipped += other.skipped;
         for (mine, others) in [
             (&mut self.faults, &other.faults),
+            (&mut self.ends, &other.ends),
             (&mut self.gaps, &other.gaps),
         ] {
             for (name, count) in others {
@@ -188,6 +191,7 @@ impl fmt::Display for Summary {
             "clients     {}; reconnects {}; deliveries {}; repeats after a gap {}",
             self.clients, self.reconnects, self.deliveries, self.repeats
         )?;
+        writeln!(f, "ends        {}", list(&self.ends))?;
         writeln!(f, "faults      {}", list(&self.faults))?;
         writeln!(
             f,
