@@ -26,6 +26,8 @@ pub enum Fault {
     LinkSlow,
     LinkSliced,
     ConsumerCancelled,
+    /// RabbitMQ delivers nothing any more, and does not say so.
+    ConsumerForgotten,
     QueueDeleted,
     /// With a 406.
     ChannelClosed,
@@ -60,6 +62,7 @@ impl Fault {
         Self::LinkSlow,
         Self::LinkSliced,
         Self::ConsumerCancelled,
+        Self::ConsumerForgotten,
         Self::QueueDeleted,
         Self::ChannelClosed,
         Self::MemoryAlarm,
@@ -93,6 +96,7 @@ impl Fault {
             Self::LinkSlow => "link_slow",
             Self::LinkSliced => "link_sliced",
             Self::ConsumerCancelled => "consumer_cancelled",
+            Self::ConsumerForgotten => "consumer_forgotten",
             Self::QueueDeleted => "queue_deleted",
             Self::ChannelClosed => "channel_closed",
             Self::MemoryAlarm => "memory_alarm",
@@ -116,7 +120,9 @@ impl Fault {
     pub fn is_possible(self, plan: &Plan) -> bool {
         match self {
             // A queue that is deleted loses what is in it, and nobody can say what that was.
-            Self::QueueDeleted | Self::ConsumerCancelled => plan.queue_type == "stream",
+            Self::QueueDeleted => plan.queue_type == "stream",
+            // Only a stream's consumer looks whether there is more to come.
+            Self::ConsumerForgotten => plan.queue_type == "stream",
             _ => true,
         }
     }
@@ -136,7 +142,9 @@ impl World {
             | Fault::LinkLate
             | Fault::LinkSlow
             | Fault::LinkSliced => self.spoil_link(fault).await,
-            Fault::ConsumerCancelled | Fault::ChannelClosed => self.close_channel(fault).await,
+            Fault::ConsumerCancelled | Fault::ConsumerForgotten | Fault::ChannelClosed => {
+                self.end_consumers(fault).await;
+            }
             Fault::QueueDeleted => self.delete_queue().await,
             Fault::MemoryAlarm => self.raise_memory_alarm().await,
             Fault::BridgeKilled
@@ -216,29 +224,37 @@ impl World {
         self.end(begun);
     }
 
-    /// RabbitMQ itself cancels the consumer, or closes its channel with a 406, as it would for a record that nobody
-    /// acknowledged for half an hour.
-    async fn close_channel(&mut self, fault: Fault) {
+    /// RabbitMQ itself cancels the consumers, or forgets them, or closes their channels with a 406, as it would for a
+    /// record that nobody acknowledged for half an hour.
+    async fn end_consumers(&mut self, fault: Fault) {
         let every = self.every_replica();
         let mut before = Vec::new();
         for replica in &self.replicas {
             before.push(replica.reconnects().await);
         }
-        let begun = self.begin(fault.name(), &every, &[]);
+        // Erlang, for all consumers of the queue: `Q` is the queue, `C` the channel, `T` the consumer's tag.
         let action = match fault {
-            Fault::ConsumerCancelled => format!(
-                "gen_server2:cast(C, {{queue_event, rabbit_misc:r(<<\"{}\">>, queue, <<\"{STREAM}\">>), eol}})",
-                self.vhost.name()
-            ),
-            _ => "rabbit_channel:do(C, {'basic.ack', 1000000000, false})".to_owned(),
+            // The fourth of a server's state is its own, whose second is its configuration, whose sixth writes to the socket.
+            Fault::ConsumerCancelled => {
+                "rabbit_writer:send_command(element(6, element(2, element(4, sys:get_state(C)))), {'basic.cancel', T, true})"
+            }
+            Fault::ConsumerForgotten => "gen_server2:cast(C, {queue_event, Q, eol})",
+            _ => "rabbit_channel:do(C, {'basic.ack', 1000000000, false})",
         };
+        let (vhost, queue) = (self.vhost.name(), STREAM);
         let every_consumer = format!(
-            "[{action} || C <- rabbit_channel:list(), [{{consumer_count, N}}] <- [rabbit_channel:info(C, [consumer_count])], N > 0]."
+            "length([{action} || {{{{Q = {{resource, <<\"{vhost}\">>, queue, <<\"{queue}\">>}}, C, T}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), is_process_alive(C)])."
         );
-        self.broker.control(&["eval", &every_consumer]).await;
+        let begun = self.begin(fault.name(), &every, &[]);
+        let count = self.broker.control(&["eval", &every_consumer]).await;
+        // One that just ended may still be in the table.
+        let count: usize = count.trim().parse().expect("a number");
+        assert!(count >= every.len(), "only {count} consumers were found");
         self.end(begun);
-        for (replica, before) in self.replicas.iter().zip(before) {
-            replica.wait_reconnected(before, SOON).await;
+        if fault != Fault::ConsumerForgotten {
+            for (replica, before) in self.replicas.iter().zip(before) {
+                replica.wait_reconnected(before, SOON).await;
+            }
         }
     }
 
@@ -288,8 +304,9 @@ impl World {
             }
             Fault::BridgeTerminated => self.replicas[which].terminate(SOON).await,
             Fault::BridgeKilledInMidFrame => {
-                self.replicas[which].door.slice();
-                self.last(300..600).await;
+                // So slow that hardly a piece ends where an event ends.
+                self.replicas[which].door.throttle(4_000);
+                self.last(500..1_000).await;
                 self.replicas[which].kill();
                 // What was still on its way is lost, in the middle of an event.
                 self.replicas[which].door.restore();

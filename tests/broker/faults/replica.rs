@@ -49,6 +49,8 @@ impl Replica {
         let mut setup = Bridge::at(&vhost.url_at(link.port()))
             .set("HTTP_BIND", public)
             .set("ADMIN_BIND", admin)
+            // Every poison message is an error in the log, and would drown what matters here.
+            .set("RUST_LOG", "info,sse_bridge::amqp::dead_letter=off")
             .set("REPLICA_NAME", format!("replica-{number}"));
         for (name, value) in settings {
             setup = setup.set(name, value);

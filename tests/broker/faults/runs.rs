@@ -36,3 +36,15 @@ async fn whoever_is_killed_nothing_is_lost() {
     ];
     assert_clean(&run(Plan::stream(2), &faults).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_them() {
+    let mut world = World::start(Plan::stream(3)).await;
+    for fault in Fault::ALL.iter().skip(11) {
+        let began = std::time::Instant::now();
+        world.suffer(*fault).await;
+        println!("{} {:?}", fault.name(), began.elapsed());
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    }
+    assert_clean(&world.finish().await);
+}

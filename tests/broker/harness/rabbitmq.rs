@@ -135,12 +135,12 @@ impl RabbitMq {
         .await;
     }
 
-    /// Runs `rabbitmqctl` against the node. Takes a second or two.
-    pub async fn control(&self, arguments: &[&str]) {
+    /// Runs `rabbitmqctl` against the node, and gives what it says. Takes a second or two.
+    pub async fn control(&self, arguments: &[&str]) -> String {
         let mut command = run::command("/usr/lib/rabbitmq/bin/rabbitmqctl");
         self.environment(&mut command)
             .args(arguments)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let running = tokio::task::spawn_blocking(move || command.output());
         let output = running.await.expect("no panic").expect("rabbitmqctl runs");
@@ -149,6 +149,7 @@ impl RabbitMq {
             "{arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn write_files(&self) {
