@@ -1,5 +1,5 @@
-//! RabbitMQ, at the head of the way of an event: what consumes the events queue and settles it, what dead-letters,
-//! and what publishes with confirms. The only place that names `lapin`.
+//! RabbitMQ, at the head of the way of an event: what consumes the events queue and settles it, what reads back from
+//! it, what dead-letters, and what publishes with confirms. The only place that names `lapin`.
 //!
 //! It hands messages to an [`Intake`](crate::event::Intake) and does what its verdict says; it never looks into a
 //! body, and it does not know the bridge. Every link is supervised here: back-off with jitter for ever, topology and
@@ -12,6 +12,7 @@ pub mod address;
 pub mod connection;
 pub mod topology;
 pub mod consumer;
+pub mod read_back;
 mod message;
 mod progress;
 mod settlements;
@@ -22,6 +23,7 @@ pub use address::{AmqpAddress, BadAddress};
 pub use consumer::Consumer;
 pub use dead_letter::DeadLetters;
 pub use publisher::{Outgoing, Publisher};
+pub use read_back::ReadBacks;
 
 /// What the consumer, the topology and the publisher need to know. Made by the configuration, checked there.
 #[derive(Clone, Debug)]
@@ -56,8 +58,18 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// How many connections publish. At least 1.
     pub publish_pool_size: usize,
+    /// How many may read back from the stream at once; 0: nothing is read back.
+    pub read_back_readers: usize,
     /// How far back a stream consumer begins at the first start; zero begins at the tail.
     pub history_max_age: Duration,
+}
+
+impl BrokerConfig {
+    /// Whether records can be read again that were read before.
+    #[must_use]
+    pub fn reads_back(&self) -> bool {
+        self.queue_type == QueueType::Stream && self.read_back_readers > 0
+    }
 }
 
 /// The kind of the events queue.
@@ -253,6 +265,16 @@ pub enum Error {
         /// The queue.
         queue: String,
     },
+    /// Retention removed records of a stream while they were being read.
+    #[error(
+        "records of stream `{queue}` after position {position} are gone: its retention was faster than this reader; keep more (RABBITMQ_STREAM_MAX_AGE, RABBITMQ_STREAM_MAX_BYTES)"
+    )]
+    Overtaken {
+        /// The queue.
+        queue: String,
+        /// The last position that was read.
+        position: u64,
+    },
     /// The link ended: connection or channel.
     #[error("the link to RabbitMQ broke while {action}: {cause}")]
     Lost {
@@ -264,6 +286,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a message has headers that do not fit into a frame of the size that was agreed on.
+    fn is_frame_too_large(&self) -> bool {
+        matches!(self, Self::Lost { cause, .. } if cause.contains("frame too large"))
+    }
+
     /// Whether only somebody else can mend it (a setting, a right, the topology), so that it is an error and not a
     /// passing fault.
     #[must_use]
@@ -283,6 +310,7 @@ impl Error {
             | Self::Blocked
             | Self::Timeout { .. }
             | Self::Cancelled { .. }
+            | Self::Overtaken { .. }
             | Self::Lost { .. } => false,
         }
     }
@@ -310,6 +338,7 @@ pub(crate) mod tests {
             dead_letter_queue: "events.sse.dlq".to_owned(),
             heartbeat: Duration::from_secs(10),
             publish_pool_size: 2,
+            read_back_readers: 4,
             history_max_age: Duration::from_secs(600),
         }
     }

@@ -11,9 +11,9 @@ use axum::Router;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use crate::amqp::{BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
+use crate::amqp::{self, BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
 use crate::auth::Authenticator;
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, ReadBacks, Rules};
 use crate::config::Config;
 use crate::embedded;
 use crate::event::id::Mark;
@@ -37,6 +37,8 @@ pub struct App {
     metrics: Arc<Metrics>,
     hub: Hub,
     bridge: Bridge,
+    /// Who waits for what is read back, and who reads; none where nothing can be.
+    read_back: Option<(amqp::ReadBacks, ReadBacks)>,
     source: Source,
     public: Server,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
@@ -54,6 +56,7 @@ enum Source {
 /// What differs between `serve` and `dev`.
 struct Head {
     source: Source,
+    read_back: Option<amqp::ReadBacks>,
     exchange: Exchange,
     numbering: Numbering,
     authenticator: Authenticator,
@@ -82,6 +85,9 @@ impl App {
         let head = Head {
             exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
             source: Source::Broker(consumer, publisher),
+            read_back: broker.reads_back().then(|| {
+                amqp::ReadBacks::new(Arc::clone(&broker), Arc::clone(&metrics), lifecycle.clone())
+            }),
             numbering: numbering(&broker),
             authenticator: Authenticator::new(&config.auth),
             pages: Router::new(),
@@ -106,6 +112,7 @@ impl App {
         let head = Head {
             exchange: Exchange::Embedded(exchange),
             source: Source::Embedded(queue),
+            read_back: None,
             numbering: Numbering::Sequence(epoch()),
             authenticator: Authenticator::for_dev(),
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
@@ -121,13 +128,12 @@ impl App {
         lifecycle: Lifecycle,
     ) -> anyhow::Result<Self> {
         let (writer, hub) = hub(config.hub.clone(), head.numbering, Arc::clone(&metrics));
-        let bridge = Bridge::new(
-            config.address.clone(),
-            config.payload,
-            head.numbering,
-            writer,
-            Arc::clone(&metrics),
-        );
+        let rules = Arc::new(Rules {
+            address: config.address.clone(),
+            payload: config.payload,
+        });
+        let waiting = ReadBacks::new(Arc::clone(&rules), hub.readings());
+        let bridge = Bridge::new(rules, head.numbering, writer, Arc::clone(&metrics));
         let transport = Transport {
             hub: hub.clone(),
             authenticator: head.authenticator.clone(),
@@ -195,6 +201,7 @@ impl App {
             metrics,
             hub,
             bridge,
+            read_back: head.read_back.map(|readers| (readers, waiting)),
             source: head.source,
             drain: config.drain,
         })
@@ -220,6 +227,7 @@ impl App {
             metrics,
             hub,
             bridge,
+            read_back,
             source,
             public,
             admin,
@@ -238,6 +246,9 @@ impl App {
                 queue.run(bridge, lifecycle.clone(), Arc::clone(&metrics)),
             ),
         };
+        if let Some((readers, waiting)) = read_back {
+            lifecycle.intake.spawn("read-back", readers.run(waiting));
+        }
         lifecycle
             .doors
             .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));

@@ -10,11 +10,14 @@
 //! | good | acknowledge | publishes it |
 
 mod duplicates;
+mod read_back;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+
+pub use self::read_back::ReadBacks;
 
 use self::duplicates::Duplicates;
 use crate::event::address::{Address, AddressRules};
@@ -25,11 +28,26 @@ use crate::frame::Frame;
 use crate::hub::{Numbering, Writer};
 use crate::metrics::Metrics;
 
+/// What makes a message an event: the same for what is read live and for what is read back.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How it finds its audience.
+    pub address: AddressRules,
+    /// What its body must be.
+    pub payload: PayloadRules,
+}
+
+impl Rules {
+    fn judge(&self, message: &Message) -> Result<Address, Poison> {
+        self.payload.check(&message.body)?;
+        self.address.address(message)
+    }
+}
+
 /// Judges deliveries and gives the good ones to the hub.
 #[derive(Debug)]
 pub struct Bridge {
-    address: AddressRules,
-    payload: PayloadRules,
+    rules: Arc<Rules>,
     numbering: Numbering,
     hub: Writer,
     duplicates: Duplicates,
@@ -40,15 +58,13 @@ impl Bridge {
     /// A bridge by these rules into this hub, which must count by the same numbering.
     #[must_use]
     pub fn new(
-        address: AddressRules,
-        payload: PayloadRules,
+        rules: Arc<Rules>,
         numbering: Numbering,
         hub: Writer,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            address,
-            payload,
+            rules,
             numbering,
             hub,
             duplicates: Duplicates::default(),
@@ -66,23 +82,34 @@ impl Bridge {
                     mark,
                 }
             }
-            (Numbering::Offsets, position) => {
-                let position = position.unwrap_or(Position::new(0));
-                let mark = Mark::of_record(
-                    position,
-                    &message.routing_key,
-                    message.message_id.as_deref(),
-                    message.timestamp,
-                    &message.body,
-                );
-                EventId { position, mark }
-            }
+            (Numbering::Offsets, _) => id_of_record(message),
         }
     }
+}
 
-    fn judge(&self, message: &Message) -> Result<Address, Poison> {
-        self.payload.check(&message.body)?;
-        self.address.address(message)
+/// The id of a message of a stream: where it stands, and the mark of what stands there.
+fn id_of_record(message: &Message) -> EventId {
+    let position = message.position.unwrap_or(Position::new(0));
+    let mark = Mark::of_record(
+        position,
+        &message.routing_key,
+        message.message_id.as_deref(),
+        message.timestamp,
+        &message.body,
+    );
+    EventId { position, mark }
+}
+
+/// A message that was found good, as an event.
+fn event(id: EventId, address: Address, message: Message) -> Event {
+    Event {
+        id,
+        audience: address.audience,
+        topic: message.routing_key,
+        name: message.kind.and_then(|kind| kind.parse::<EventName>().ok()),
+        attributes: address.attributes,
+        timestamp: message.timestamp,
+        body: message.body,
     }
 }
 
@@ -92,7 +119,7 @@ impl Intake for Bridge {
         let now = Instant::now();
         let id = self.id(&message);
         let seen = self.hub.has(id.position);
-        let address = match self.judge(&message) {
+        let address = match self.rules.judge(&message) {
             Ok(address) => address,
             Err(poison) => {
                 if !seen {
@@ -119,16 +146,8 @@ impl Intake for Bridge {
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
-        let event = Event {
-            id,
-            audience: address.audience,
-            topic: message.routing_key,
-            name: message.kind.and_then(|kind| kind.parse::<EventName>().ok()),
-            attributes: address.attributes,
-            timestamp: message.timestamp,
-            body: message.body,
-        };
-        self.hub.publish(Frame::encode(event, now));
+        self.hub
+            .publish(Frame::encode(event(id, address, message), now));
         Verdict::Acknowledge
     }
 

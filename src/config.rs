@@ -179,8 +179,11 @@ struct Reader<'a> {
 /// hence `None` only after a problem was noted.
 impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
-        let hub = self.hub();
+        let mut hub = self.hub();
         let broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
+        if let (Some(hub), Some(broker)) = (&mut hub, &broker) {
+            hub.reads_back = self.command == Command::Serve && broker.reads_back();
+        }
         let address = self.address();
         let payload = self.payload();
         let http = self.http();
@@ -249,6 +252,8 @@ impl Reader<'_> {
                 &raw::RABBITMQ_PUBLISH_POOL_SIZE,
                 number(1..=64, "connections"),
             )?,
+            read_back_readers: self
+                .value(&raw::RABBITMQ_READ_BACK_READERS, number(0..=64, "readers"))?,
             history_max_age: history_max_age?,
         })
     }
@@ -411,6 +416,8 @@ impl Reader<'_> {
             max_events: self.value(&raw::HISTORY_MAX_EVENTS, limit("events"))?,
             max_bytes: self.value(&raw::HISTORY_MAX_BYTES, memory_size)?,
             max_age: self.value(&raw::HISTORY_MAX_AGE, duration)?,
+            // As the broker's settings say, which are read next.
+            reads_back: false,
         })
     }
 

@@ -205,6 +205,31 @@ pub trait Intake: Send + 'static {
     fn broken(&mut self, what: Break);
 }
 
+/// Who wants records read again that are no longer in memory: implemented by the bridge, served by `amqp`, which does
+/// not know the bridge.
+pub trait ReadBacks: Send + 'static {
+    /// One reading.
+    type ReadBack: ReadBack;
+
+    /// The next reading that somebody waits for. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Self::ReadBack> + Send;
+}
+
+/// One reading of old records, for everybody whose cursor it passes. Dropped, it has ended.
+pub trait ReadBack: Send + 'static {
+    /// The position to begin at: its record, or the oldest that is kept after it.
+    fn begin(&self) -> Position;
+
+    /// Takes the next record. Synchronous and fast; it settles nothing.
+    fn accept(&mut self, message: Message);
+
+    /// There is nothing more to read for now.
+    fn pause(&mut self);
+
+    /// Waits until there is room for more. False when nobody needs more.
+    fn room(&mut self) -> impl Future<Output = bool> + Send;
+}
+
 /// How a log can fail to go on where it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {

@@ -2,35 +2,43 @@
 //!
 //! An event is kept once, in a *channel* (its audience's ring: at once what its listeners are sent and what a returning
 //! client is served from) and noted in the *history* (the log of all that was consumed, which bounds them all). A
-//! *subscription* holds a cursor in each channel of its scope and merges them by position, so that what it yields is
-//! always in log order.
+//! *reader* holds a cursor in each channel of its scope and merges them by position, so that what it yields is
+//! always in log order. A *subscription* is one client's way through this: it waits for the history to be read, is
+//! served from a *reading* of the stream while what it came back for is no longer in memory, and then is live.
 //!
 //! Invariants:
 //! - Positions given to the [`Writer`] rise strictly; there is one writer.
 //! - An event is in its channel before the tail passes its position, and a reader takes only what is below the tail it
 //!   read first. Hence a merge never finds, later, an event that belonged earlier.
-//! - Locks are taken in the order state, ring, listeners; none is held across an await; readers of channels never take
-//!   the first.
-//! - A reader never holds the writer back: rings drop their oldest, and a cursor that was passed is told.
+//! - Locks are taken in the order standing, desk, attached, state of a log, ring, listeners; none is held across an
+//!   await.
+//! - A reader never holds the writer back: rings drop their oldest, and a cursor that was passed is told. A reading waits
+//!   for those it serves, and lets go of one that holds up the others.
 
 mod registry;
 mod channel;
 mod history;
+mod log;
+mod reader;
+mod read_back;
 mod subscription;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod read_back_model;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::read_back::{Reading, Readings};
 pub use self::subscription::{Gap, GapReason, Resume, Subscription, Update};
 
 use self::channel::Listeners;
-use self::history::History;
-use self::registry::Registry;
+use self::log::{Log, State};
+use self::read_back::Desk;
 use crate::event::Break;
 use crate::event::filter::Filter;
 use crate::event::id::{EventId, Mark, Position};
@@ -51,6 +59,9 @@ pub struct HubConfig {
     pub max_bytes: usize,
     /// How long an event is held; zero is no limit.
     pub max_age: Duration,
+    /// Whether what is no longer held can be read back: then somebody must serve [`Hub::readings`]. Only the offsets of
+    /// a stream can be.
+    pub reads_back: bool,
 }
 
 /// What becomes of a reader that cannot keep up.
@@ -102,25 +113,19 @@ pub struct Writer {
 struct Shared {
     config: HubConfig,
     metrics: Arc<Metrics>,
-    /// One more than the position of the newest record, 0 while there is none: readers take only what is below.
-    /// Stored by the writer after the event is in its ring.
-    tail: AtomicU64,
-    /// How often the log broke off. A reader that joined in an earlier era joins anew.
-    era: AtomicU64,
+    log: Arc<Log>,
     /// Set once, when the streams are to end.
     closed: AtomicBool,
-    /// Readers of everything: woken by every event.
-    everything: Mutex<Listeners>,
     /// Readers that wait for the history to be read.
     waiting: Mutex<Listeners>,
-    state: Mutex<State>,
+    standing: Mutex<Standing>,
+    /// Where those wait who came back for what is no longer in memory.
+    desk: Desk,
 }
 
-/// What the writer changes and a joining reader must see whole: history meets live under this one lock.
-#[derive(Debug)]
-struct State {
-    registry: Registry,
-    history: History,
+/// How the log stands. A reader joins under this lock and that of the log's state.
+#[derive(Debug, Default)]
+struct Standing {
     /// Whether the history has been read: before, readers wait.
     live: bool,
     /// How the log broke off last, if it ever did: what readers of an earlier era are told.
@@ -130,21 +135,14 @@ struct State {
 /// Makes an empty hub.
 #[must_use]
 pub fn hub(config: HubConfig, numbering: Numbering, metrics: Arc<Metrics>) -> (Writer, Hub) {
-    let state = State {
-        registry: Registry::default(),
-        history: History::new(numbering),
-        live: false,
-        break_off: None,
-    };
     let shared = Arc::new(Shared {
         config,
         metrics,
-        tail: AtomicU64::new(0),
-        era: AtomicU64::new(0),
+        log: Arc::new(Log::new(numbering)),
         closed: AtomicBool::new(false),
-        everything: Mutex::default(),
         waiting: Mutex::default(),
-        state: Mutex::new(state),
+        standing: Mutex::default(),
+        desk: Desk::default(),
     });
     (
         Writer {
@@ -158,125 +156,91 @@ impl Writer {
     /// The newest record's id, of whatever became of it.
     #[must_use]
     pub fn newest(&self) -> Option<EventId> {
-        self.shared.lock().history.newest()
+        self.shared.log.lock().history.newest()
     }
 
     /// Whether a record of this position, or a later one, was given before.
     #[must_use]
     pub fn has(&self, position: Position) -> bool {
-        position < self.shared.tail()
+        position < self.shared.log.tail()
     }
 
     /// Gives an event to its audience. Its position must be above that of every record before it.
     pub fn publish(&mut self, frame: Frame) {
         let now = frame.accepted_at();
-        let position = frame.id().position;
-        let mut state = self.shared.lock();
-        let channel = state.registry.channel(frame.audience());
-        state.history.push(Arc::new(frame), &channel);
-        self.shared.trim(&mut state, now);
-        drop(state);
         self.shared
-            .tail
-            .store(position.get() + 1, Ordering::Release);
-        channel.wake();
-        channel::wake(&self.shared.everything);
+            .log
+            .push(frame, |state| self.shared.trim(state, now));
     }
 
     /// Notes a record that nobody is sent (a repeat, an expired event, poison): its id may stand in a client's hands,
     /// from a replica that judged otherwise.
     pub fn pass(&mut self, id: EventId, now: Instant) {
-        let mut state = self.shared.lock();
-        state.history.pass(id, now);
-        self.shared.trim(&mut state, now);
-        drop(state);
         self.shared
-            .tail
-            .store(id.position.get() + 1, Ordering::Release);
+            .log
+            .pass(id, now, |state| self.shared.trim(state, now));
     }
 
     /// The history has been read: what comes now is news, and readers that waited may begin.
     pub fn caught_up(&mut self) {
-        let mut state = self.shared.lock();
-        state.live = true;
-        state.history.settle_origin();
-        drop(state);
+        let mut standing = lock(&self.shared.standing);
+        standing.live = true;
+        self.shared.log.lock().history.settle_origin();
+        drop(standing);
         channel::wake(&self.shared.waiting);
     }
 
     /// What was given does not go on. Every reader is told of a gap and joins anew; ids from before are not believed.
     pub fn broken(&mut self, what: Break) {
-        let mut state = self.shared.lock();
-        state.break_off = Some(what);
-        let State {
-            registry, history, ..
-        } = &mut *state;
-        history.begin_anew(what);
-        // Readers still hold the channels there were, which get no event any more, and find that they are of the past.
-        let orphans = registry.take();
-        if what == Break::Replaced {
-            self.shared.tail.store(0, Ordering::Release);
-        }
-        self.shared.era.fetch_add(1, Ordering::AcqRel);
-        self.shared.measure(&state);
-        drop(state);
-        for channel in orphans {
-            channel.wake();
-        }
-        channel::wake(&self.shared.everything);
+        let mut standing = lock(&self.shared.standing);
+        standing.break_off = Some(what);
+        self.shared
+            .log
+            .begin_anew(what, |state| self.shared.measure(state));
+        drop(standing);
+        self.shared.desk.wake();
     }
 }
 
 impl Hub {
     /// Begins to listen. The first update says where the subscription joined; it comes at once, or when the history
-    /// has been read.
+    /// has been read, or when what the client came back for is being read back.
     #[must_use]
     pub fn subscribe(&self, scope: Scope, filter: Filter, resume: Resume) -> Subscription {
         Subscription::new(Arc::clone(&self.shared), scope, filter, resume)
     }
 
+    /// Who waits for what is no longer in memory. To be served by one task.
+    #[must_use]
+    pub fn readings(&self) -> Readings {
+        Readings::new(Arc::clone(&self.shared))
+    }
+
     /// Ends every subscription, those that are yet to come too: each is told once, by [`Update::Closed`].
     pub fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
-        let channels = self.shared.lock().registry.all();
-        for channel in channels {
-            channel.wake();
-        }
-        channel::wake(&self.shared.everything);
+        self.shared.log.wake();
+        self.shared.desk.wake();
         channel::wake(&self.shared.waiting);
     }
 
     /// Lets go of what is older than the history may be. Called every now and then, so that memory is given back
     /// where no event arrives to push it out.
     pub fn expire(&self, now: Instant) {
-        let mut state = self.shared.lock();
-        self.shared.trim(&mut state, now);
+        self.shared.trim(&mut self.shared.log.lock(), now);
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The position that readers must stay below.
-    fn tail(&self) -> Position {
-        Position::new(self.tail.load(Ordering::Acquire))
-    }
-
     /// Holds the history to its bounds and frees the channels that this emptied.
     fn trim(&self, state: &mut State, now: Instant) {
-        let State {
-            registry, history, ..
-        } = state;
+        let State { registry, history } = state;
         history.trim(&self.config, now, |channel| registry.free_if_idle(channel));
         self.measure(state);
     }
 
     fn measure(&self, state: &State) {
-        let State {
-            registry, history, ..
-        } = state;
+        let State { registry, history } = state;
         self.metrics.history_events.set(count(history.events()));
         self.metrics.history_bytes.set(count(history.bytes()));
         self.metrics.channels.set(count(registry.len()));

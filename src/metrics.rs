@@ -43,7 +43,7 @@ pub const DEAD_LETTER_REASONS: &[&str] = &[
 /// What a client was told about what it missed.
 pub const GAP_REASONS: &[&str] = &["slow", "expired", "unknown"];
 /// What became of a returning client's cursor.
-pub const RESUME_OUTCOMES: &[&str] = &["memory", "expired", "unknown"];
+pub const RESUME_OUTCOMES: &[&str] = &["memory", "stream", "expired", "unknown"];
 
 /// Every series of this process. Shared by reference-counting; each field is one metric, named after it.
 #[derive(Debug)]
@@ -73,6 +73,10 @@ pub struct Metrics {
     pub gaps: Counters,
     /// Returning clients, by what became of their cursor.
     pub resumes: Counters,
+    /// Readings of the stream under way, for clients whose cursor is older than memory.
+    pub read_back_readers: IntGauge,
+    /// Records those have read.
+    pub read_back_records: IntCounter,
     /// 1 while the consumer's link to the broker is up, else 0.
     pub broker_up: IntGauge,
     /// Times the consumer's link was made again after it had been lost.
@@ -141,6 +145,8 @@ impl Metrics {
             duplicates: make.counter("duplicates_total", "Deliveries recognised as repeats and not sent again.")?,
             gaps: make.counters("gaps_total", "Gaps told to clients.", "reason", GAP_REASONS)?,
             resumes: make.counters("resumes_total", "Returning clients, by what became of their cursor.", "outcome", RESUME_OUTCOMES)?,
+            read_back_readers: make.gauge("read_back_readers", "Readings of the stream under way, for clients whose id is older than memory.")?,
+            read_back_records: make.counter("read_back_records_total", "Records that those have read.")?,
             broker_up: make.gauge("broker_up", "1 while the consumer's link to the broker is up, else 0.")?,
             broker_reconnects: make.counter("broker_reconnects_total", "Times the consumer's link was made again after it was lost.")?,
             queue_messages: make.gauge("queue_messages", "Messages in the events queue as RabbitMQ counts them; on a stream, those it retains.")?,

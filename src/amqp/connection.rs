@@ -32,6 +32,7 @@ pub(super) const SMALL_FRAMES: u32 = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Consumer,
+    ReadBack,
     Publisher,
     Check,
 }
@@ -40,6 +41,7 @@ impl Role {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Consumer => "consumer",
+            Self::ReadBack => "read-back",
             Self::Publisher => "publisher",
             Self::Check => "check",
         }
@@ -94,6 +96,24 @@ pub(super) async fn connect(
             Err(silent(node))
         }
     }
+}
+
+/// Connects to the node whose turn it is.
+pub(super) async fn connect_in_turn(
+    config: &BrokerConfig,
+    turn: usize,
+    role: Role,
+    frame_max: Option<u32>,
+    suspicion: &Suspicion,
+) -> Result<Connection, Error> {
+    let Some(node) = config.nodes.get(turn % config.nodes.len().max(1)) else {
+        let reason = "no node is configured".to_owned();
+        return Err(Error::Invalid {
+            what: "the list of nodes",
+            reason,
+        });
+    };
+    connect(node, config, role, frame_max, suspicion).await
 }
 
 /// Makes sure that somebody is there before `lapin` connects, and that it speaks if it once did not.

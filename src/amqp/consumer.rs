@@ -209,7 +209,13 @@ impl<I: Intake> Run<I> {
     /// One link, from the first knock to its end. None when this process is ending.
     async fn live(&mut self, node: usize, suspicion: &Suspicion) -> Option<Error> {
         let config = Arc::clone(&self.consumer.config);
-        let connecting = Box::pin(connect(&config, node, self.frame_max, suspicion));
+        let connecting = Box::pin(connection::connect_in_turn(
+            &config,
+            node,
+            Role::Consumer,
+            self.frame_max,
+            suspicion,
+        ));
         let connected = tokio::select! {
             connected = connecting => connected,
             () = &mut self.stopping => {
@@ -223,9 +229,7 @@ impl<I: Intake> Run<I> {
         };
         let end = Box::pin(self.consume(&connection)).await;
         connection::close(&connection).await;
-        if let Some(Error::Lost { cause, .. }) = &end
-            && cause.contains("frame too large")
-        {
+        if end.as_ref().is_some_and(Error::is_frame_too_large) {
             // A message with huge headers: from now on frames are as large as the broker's.
             self.frame_max = None;
         }
@@ -683,25 +687,8 @@ impl<I: Intake> Run<I> {
     }
 }
 
-/// Connects to the node whose turn it is.
-async fn connect(
-    config: &BrokerConfig,
-    turn: usize,
-    frame_max: Option<u32>,
-    suspicion: &Suspicion,
-) -> Result<Connection, Error> {
-    let Some(node) = config.nodes.get(turn % config.nodes.len().max(1)) else {
-        let reason = "no node is configured".to_owned();
-        return Err(Error::Invalid {
-            what: "the list of nodes",
-            reason,
-        });
-    };
-    connection::connect(node, config, Role::Consumer, frame_max, suspicion).await
-}
-
 /// Opens a channel that delivers the queue from this offset.
-async fn open(
+pub(super) async fn open(
     connection: &Connection,
     queue: &str,
     prefetch: u16,

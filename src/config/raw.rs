@@ -78,6 +78,8 @@ settings! {
     RABBITMQ_HEARTBEAT_SECONDS: Some("10"), Open;
     /// Connections that publish.
     RABBITMQ_PUBLISH_POOL_SIZE: Some("2"), Open;
+    /// How many may read back from the stream at once.
+    RABBITMQ_READ_BACK_READERS: Some("4"), Open;
     /// The AMQP header that names a user.
     ADDRESS_USER_HEADER: Some("user-id"), Open;
     /// The AMQP header that names a channel.

@@ -97,7 +97,11 @@ impl Channel {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.read().entries.is_empty() && lock(&self.listeners).is_empty()
+        self.read().entries.is_empty() && !self.has_listeners()
+    }
+
+    pub(super) fn has_listeners(&self) -> bool {
+        !lock(&self.listeners).is_empty()
     }
 
     /// Wakes everyone who listens.
@@ -226,7 +230,7 @@ impl Listeners {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -246,7 +250,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    fn raise(&self) {
+    pub(super) fn raise(&self) {
         if !self.raised.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }

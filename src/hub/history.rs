@@ -112,6 +112,22 @@ impl History {
         self.numbering
     }
 
+    /// Whether it begins with the first record that the log ever had.
+    pub(super) fn begins_at_origin(&self) -> bool {
+        self.floor == Some(self.numbering.origin())
+    }
+
+    /// How many records it knows.
+    pub(super) fn records(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The position in the middle of what it knows.
+    pub(super) fn middle(&self) -> Option<Position> {
+        let slot = self.slots.get(self.slots.len() / 2)?;
+        Some(slot.id.position)
+    }
+
     pub(super) fn events(&self) -> usize {
         self.events
     }
@@ -214,6 +230,10 @@ impl History {
         if self.newest == Some(id) || self.floor == Some(id) {
             return Located::Known;
         }
+        if id == self.numbering.origin() && !self.slots.is_empty() {
+            // Before every record: what is not its own beginning is later.
+            return Located::Older;
+        }
         match self
             .slots
             .binary_search_by_key(&id.position, |slot| slot.id.position)
@@ -253,6 +273,23 @@ impl History {
         }
         if self.slots.is_empty() {
             self.slots.shrink_to_fit();
+        }
+    }
+
+    /// Lets go of what stands below this position, the oldest first, for as long as there is `more` to let go.
+    pub(super) fn trim_below(
+        &mut self,
+        position: Position,
+        more: impl Fn(&Self) -> bool,
+        mut emptied: impl FnMut(&Arc<Channel>),
+    ) {
+        while more(self)
+            && self
+                .slots
+                .front()
+                .is_some_and(|oldest| oldest.id.position < position)
+        {
+            self.drop_oldest(&mut emptied);
         }
     }
 

@@ -115,6 +115,7 @@ impl World {
             max_events: channel_capacity + rng.usize(0..100),
             max_bytes: 0,
             max_age: Duration::ZERO,
+            reads_back: false,
         };
         let mark = Mark::epoch(rng.u32(..));
         let numbering = if rng.bool() {
@@ -457,6 +458,8 @@ impl World {
                     .find(|record| record.known)
                     .map(|record| record.id.position);
                 let older = match self.floor {
+                    // Before every record: what is not its own beginning is later.
+                    _ if id == self.numbering.origin() => first.is_some(),
                     Some(floor) => id.position < floor.position,
                     None => first.is_some_and(|first| id.position < first),
                 };

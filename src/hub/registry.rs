@@ -23,6 +23,13 @@ impl Registry {
         channel
     }
 
+    /// Whether anybody listens to `audience`.
+    pub(super) fn has_listeners(&self, audience: &Audience) -> bool {
+        self.channels
+            .get(audience)
+            .is_some_and(|channel| channel.has_listeners())
+    }
+
     /// Forgets `channel` if it holds no event and nobody listens. One that is forgotten already may have a successor.
     pub(super) fn free_if_idle(&mut self, channel: &Arc<Channel>) {
         let is_known = || {

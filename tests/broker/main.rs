@@ -21,6 +21,7 @@ mod addressing;
 mod queues;
 mod topology;
 mod resume;
+mod read_back;
 mod backpressure;
 mod faults;
 mod drain;

@@ -1,0 +1,287 @@
+//! Reading back: records of the stream that are no longer in memory, for clients that come back for them. It reads what
+//! it is asked to ([`event::ReadBacks`](crate::event::ReadBacks)) and settles nothing.
+//!
+//! It has a connection of its own, made when somebody waits and closed when nobody has for a while, and a bounded number of
+//! readers on it, so that live consumption never waits for it. A reader that fails is simply given up: those whom it
+//! served ask again from where they are.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::message::Delivery;
+use lapin::options::BasicAckOptions;
+use lapin::{Channel, Connection};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::StreamExt;
+use tracing::Instrument;
+
+use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::consumer;
+use super::message::take_apart;
+use super::progress::Offset;
+use super::{BrokerConfig, Error};
+use crate::event::id::Position;
+use crate::event::{self, ReadBack};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+
+/// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
+const PREFETCH: u16 = 256;
+/// How long a stream may deliver nothing before that counts as its end, for now.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long the connection is kept when nobody needs it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Reads records of the stream again.
+#[derive(Debug)]
+pub struct ReadBacks {
+    config: Arc<BrokerConfig>,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+}
+
+impl ReadBacks {
+    /// Makes no connection yet.
+    #[must_use]
+    pub fn new(config: Arc<BrokerConfig>, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Self {
+        Self {
+            config,
+            metrics,
+            lifecycle,
+        }
+    }
+
+    /// Serves readings until the intake's stage is asked to stop.
+    pub async fn run<Waiting: event::ReadBacks>(self, mut waiting: Waiting) {
+        let mut stopping = std::pin::pin!(self.lifecycle.intake.stopping());
+        let mut readers = JoinSet::new();
+        let mut link = Link::default();
+        loop {
+            let has_reader_left = readers.len() < self.config.read_back_readers;
+            tokio::select! {
+                () = &mut stopping => break,
+                Some(ended) = readers.join_next() => link.note(ended.unwrap_or(Ok(()))),
+                () = link.is_to_close(), if readers.is_empty() => link.close().await,
+                reading = next(&mut waiting, link.retry_at), if has_reader_left => {
+                    let connecting = link.connection(&self.config);
+                    let connected = tokio::select! {
+                        connected = connecting => connected,
+                        () = &mut stopping => break,
+                    };
+                    match connected {
+                        Ok(connection) => {
+                            let span = tracing::info_span!("reader", begin = reading.begin().get());
+                            let reader = Reader {
+                                config: Arc::clone(&self.config),
+                                metrics: Arc::clone(&self.metrics),
+                                connection,
+                            };
+                            readers.spawn(reader.read(reading).instrument(span));
+                        }
+                        Err(error) => link.note(Err(error)),
+                    }
+                }
+            }
+            let busy = i64::try_from(readers.len()).unwrap_or(i64::MAX);
+            self.metrics.read_back_readers.set(busy);
+        }
+        readers.shutdown().await;
+        link.close().await;
+        self.metrics.read_back_readers.set(0);
+    }
+}
+
+/// The next reading, but not before a fault has had its wait.
+async fn next<Waiting: event::ReadBacks>(
+    waiting: &mut Waiting,
+    retry_at: Option<Instant>,
+) -> Waiting::ReadBack {
+    if let Some(retry_at) = retry_at {
+        sleep_until(retry_at).await;
+    }
+    waiting.next().await
+}
+
+/// The connection, or the place where it will be.
+#[derive(Default)]
+struct Link {
+    connection: Option<Arc<Connection>>,
+    idle_since: Option<Instant>,
+    /// The node whose turn it is.
+    node: usize,
+    suspicion: Suspicion,
+    /// A record has headers that do not fit into small ones.
+    needs_large_frames: bool,
+    backoff: Backoff,
+    faults: FaultLog,
+    retry_at: Option<Instant>,
+}
+
+impl Link {
+    async fn connection(&mut self, config: &BrokerConfig) -> Result<Arc<Connection>, Error> {
+        self.idle_since = None;
+        if let Some(connection) = &self.connection
+            && connection.status().connected()
+        {
+            return Ok(Arc::clone(connection));
+        }
+        let frame_max = (!self.needs_large_frames).then_some(connection::SMALL_FRAMES);
+        let connection = connection::connect_in_turn(
+            config,
+            self.node,
+            Role::ReadBack,
+            frame_max,
+            &self.suspicion,
+        )
+        .await?;
+        Ok(Arc::clone(self.connection.insert(Arc::new(connection))))
+    }
+
+    /// A reader has ended, or could not begin.
+    fn note(&mut self, ended: Result<(), Error>) {
+        let now = Instant::now();
+        self.idle_since = Some(now);
+        let Err(error) = ended else {
+            self.backoff.reset();
+            self.faults.reset();
+            self.retry_at = None;
+            return;
+        };
+        self.node = self.node.wrapping_add(1);
+        self.needs_large_frames |= error.is_frame_too_large();
+        let wait = self.backoff.next();
+        self.retry_at = Some(now + wait);
+        if let Some(times) = self.faults.note(&error, now) {
+            tracing::warn!(
+                times,
+                "cannot read back from the stream; clients that wait for it wait on: {error}"
+            );
+        }
+    }
+
+    async fn is_to_close(&self) {
+        match (&self.connection, self.idle_since) {
+            (Some(_), Some(idle_since)) => sleep_until(idle_since + LINGER).await,
+            _ => pending().await,
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection::close(&connection).await;
+        }
+    }
+}
+
+/// One reader, on a channel of its own.
+struct Reader {
+    config: Arc<BrokerConfig>,
+    metrics: Arc<Metrics>,
+    connection: Arc<Connection>,
+}
+
+impl Reader {
+    /// Reads until nobody needs more.
+    async fn read(self, mut reading: impl ReadBack) -> Result<(), Error> {
+        let offset = Offset::At(reading.begin());
+        let queue = &self.config.queue;
+        let (channel, mut deliveries) =
+            consumer::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
+        let mut heard = Instant::now();
+        let mut last: Option<Position> = None;
+        let mut records = 0_u64;
+        while reading.room().await {
+            let first = match timeout(PAUSE, deliveries.next()).await {
+                Ok(first) => first,
+                Err(_) if heard.elapsed() >= SILENCE => {
+                    return Err(Error::Timeout {
+                        action: format!("with records of stream `{queue}`"),
+                        seconds: SILENCE.as_secs(),
+                    });
+                }
+                Err(_) => {
+                    reading.pause();
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            let mut next = Some(first);
+            let mut read = None;
+            for _ in 0..PREFETCH / 2 {
+                let Some(delivery) = next.take().or_else(|| deliveries.next().now_or_never())
+                else {
+                    break;
+                };
+                let delivery = self.delivery(delivery)?;
+                let tag = delivery.delivery_tag;
+                let (message, origin) = take_apart(delivery);
+                if let (Some(last), Some(position)) = (last, origin.position) {
+                    self.check_gap(last, position).await?;
+                }
+                last = origin.position;
+                read = Some(tag);
+                reading.accept(message);
+                records += 1;
+                self.metrics.read_back_records.inc();
+            }
+            acknowledge(&channel, read).await?;
+        }
+        tracing::debug!(records, "read back");
+        let closing = channel.close(200, "OK".into());
+        connection::answer("closing a channel", closing).await
+    }
+
+    /// Positions skip one where a segment begins; where they skip, it may also be that retention was faster. Then records
+    /// between these two are gone, and those who are served here must look where they are.
+    async fn check_gap(&self, last: Position, position: Position) -> Result<(), Error> {
+        if position.get() <= last.get() + 1 {
+            return Ok(());
+        }
+        let oldest = self.oldest().await?;
+        if oldest.is_none_or(|oldest| oldest.get() <= last.get() + 1) {
+            return Ok(());
+        }
+        Err(Error::Overtaken {
+            queue: self.config.queue.clone(),
+            position: last.get(),
+        })
+    }
+
+    /// The oldest record that is kept.
+    async fn oldest(&self) -> Result<Option<Position>, Error> {
+        let queue = &self.config.queue;
+        let offset = Some(Offset::First);
+        let (channel, mut deliveries) = consumer::open(&self.connection, queue, 1, offset).await?;
+        let first = timeout(SILENCE, deliveries.next()).await.ok().flatten();
+        let oldest = match first {
+            Some(first) => take_apart(self.delivery(Some(first))?).1.position,
+            None => None,
+        };
+        connection::answer("closing a channel", channel.close(200, "OK".into())).await?;
+        Ok(oldest)
+    }
+
+    fn delivery(&self, delivery: Option<lapin::Result<Delivery>>) -> Result<Delivery, Error> {
+        match delivery {
+            Some(Ok(delivery)) => Ok(delivery),
+            Some(Err(error)) => Err(connection::lost("reading back", &error)),
+            None => Err(Error::Cancelled {
+                queue: self.config.queue.clone(),
+            }),
+        }
+    }
+}
+
+/// A stream delivers on when it is told how far it was read (AMQP 0-9-1 §1.8.3.13).
+async fn acknowledge(channel: &Channel, tag: Option<u64>) -> Result<(), Error> {
+    let Some(tag) = tag else {
+        return Ok(());
+    };
+    let telling = channel.basic_ack(tag, BasicAckOptions { multiple: true });
+    connection::answer("reading back", telling).await
+}

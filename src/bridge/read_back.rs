@@ -1,0 +1,83 @@
+//! Records that are read again become the events they were: by the same rules, without what only happens once. Nothing
+//! is settled, dead-lettered or counted as consumed here; what is nobody's event is passed.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::duplicates::Duplicates;
+use super::{Rules, event, id_of_record, is_expired};
+use crate::event::id::Position;
+use crate::event::{self, Message};
+use crate::frame::Frame;
+use crate::hub::{Reading, Readings};
+
+/// Who waits for old records, joined with the rules that make events of them.
+#[derive(Debug)]
+pub struct ReadBacks {
+    rules: Arc<Rules>,
+    readings: Readings,
+}
+
+impl ReadBacks {
+    /// Serves those who wait in this hub.
+    #[must_use]
+    pub fn new(rules: Arc<Rules>, readings: Readings) -> Self {
+        Self { rules, readings }
+    }
+}
+
+impl event::ReadBacks for ReadBacks {
+    type ReadBack = ReadBack;
+
+    async fn next(&mut self) -> ReadBack {
+        ReadBack {
+            rules: Arc::clone(&self.rules),
+            reading: self.readings.next().await,
+            duplicates: Duplicates::default(),
+        }
+    }
+}
+
+/// One reading.
+#[derive(Debug)]
+pub struct ReadBack {
+    rules: Arc<Rules>,
+    reading: Reading,
+    /// Of this reading alone. It begins some way before the first cursor, so that a repeat after that is known.
+    duplicates: Duplicates,
+}
+
+impl event::ReadBack for ReadBack {
+    fn begin(&self) -> Position {
+        self.reading.begin()
+    }
+
+    fn accept(&mut self, message: Message) {
+        let id = id_of_record(&message);
+        let now = Instant::now();
+        let Ok(address) = self.rules.judge(&message) else {
+            self.reading.pass(id);
+            return;
+        };
+        let duplicates = &mut self.duplicates;
+        let mut is_repeat =
+            |message_id: &str| duplicates.has_seen(&address.audience, message_id, now);
+        let is_over =
+            is_expired(&message) || message.message_id.as_deref().is_some_and(&mut is_repeat);
+        if is_over || !self.reading.is_for_somebody(&address.audience) {
+            self.reading.pass(id);
+            return;
+        }
+        self.reading
+            .publish(Frame::encode(event(id, address, message), now));
+    }
+
+    fn pause(&mut self) {
+        self.reading.pause();
+    }
+
+    async fn room(&mut self) -> bool {
+        self.reading.room().await
+    }
+}

@@ -1,0 +1,763 @@
+//! Serving what is no longer in memory. Those who came back for it wait at the *desk*; there they are gathered into
+//! *readings* of the stream, each of which serves everybody whose cursor it passes, and when they have caught up with
+//! memory they are live.
+//!
+//! A reading fills a log of its own, so that its readers merge, wake and join as live ones do. It differs in one thing:
+//! nothing is dropped that somebody still needs. It waits for its readers instead, and lets go of one that holds up
+//! others: that one comes to the desk again and goes on where it was.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::channel::Signal;
+use super::history::Located;
+use super::log::{Log, State};
+use super::reader::{Missed, Reader, Start};
+use super::subscription::{Gap, GapReason, Update};
+use super::{Numbering, Shared, lock};
+use crate::event::audience::Audience;
+use crate::event::filter::Filter;
+use crate::event::id::{EventId, Position};
+use crate::event::scope::Scope;
+use crate::frame::Frame;
+
+/// How long nobody may have come to the desk before a reading begins: clients that lost one server return together.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long the first of them waits at most.
+const LONGEST_GATHER: Duration = Duration::from_secs(1);
+/// How many records before the lowest cursor a reading begins, so that a repeat is known by the message that it repeats.
+const LOOK_BACK: u64 = small(4096);
+/// Cursors that are not farther than this from each other share a reading, however near the tail they are.
+const NEAR: u64 = small(8192);
+/// How many events a reading holds for its readers.
+const MAX_EVENTS: usize = if cfg!(test) { 64 } else { 16_384 };
+/// How many records it remembers, events or not.
+const MAX_RECORDS: usize = 4 * MAX_EVENTS;
+/// How many bytes of events it holds.
+const MAX_BYTES: usize = 16 << 20;
+/// After how many records everybody looks whether it is their turn.
+const MILESTONE: u64 = small(4096);
+/// The same where memory has been reached, and readers may leave.
+const LAST_MILESTONE: u64 = small(256);
+/// How long readers may take to make room while they hold up others.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// In tests of the hub bounds are small, so that few events reach them.
+const fn small(bound: u64) -> u64 {
+    if cfg!(test) { bound / 256 } else { bound }
+}
+
+/// Up to where a returning client has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// It has nothing: it begins with the oldest record that is kept.
+    Oldest,
+    /// Up to this record, which is yet to be seen.
+    After(EventId),
+}
+
+impl From {
+    /// The lowest position that a reading must pass to serve it.
+    fn needs(self) -> u64 {
+        match self {
+            Self::Oldest => 0,
+            Self::After(id) => id.position.get(),
+        }
+    }
+}
+
+/// One returning client, as its reading knows it. Dropped when the client leaves; lists hold it weakly.
+#[derive(Debug)]
+struct Seat {
+    signal: Arc<Signal>,
+    scope: Arc<Scope>,
+    /// The lowest position it still needs. Moved by its client alone.
+    needs: AtomicU64,
+    /// It held up others.
+    let_go: AtomicBool,
+    /// Given to it when a reading takes it, for its client to fetch.
+    place: Mutex<Option<Place>>,
+}
+
+/// A place in a reading.
+#[derive(Debug)]
+struct Place {
+    stretch: Arc<Stretch>,
+    reader: Reader,
+}
+
+impl Seat {
+    fn needs(&self) -> u64 {
+        self.needs.load(Ordering::Acquire)
+    }
+}
+
+/// Where returning clients wait, and the readings there are.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    queue: Mutex<Queue>,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// In no order. As many as there are connections at most.
+    waiting: Vec<Weak<Seat>>,
+    readings: Vec<Weak<Stretch>>,
+    /// How many ever came, to see whether they keep coming.
+    arrivals: u64,
+}
+
+impl Desk {
+    /// Takes a seat in a reading that has not passed it yet, or waits for one. `newest` is the newest live position.
+    fn take(&self, seat: &Arc<Seat>, newest: u64) {
+        let mut queue = lock(&self.queue);
+        queue.readings.retain(|reading| reading.strong_count() > 0);
+        let taken = queue
+            .readings
+            .iter()
+            .filter_map(Weak::upgrade)
+            .any(|reading| reading.is_worth_waiting_for(seat, newest) && reading.attach(seat));
+        if !taken {
+            queue.waiting.push(Arc::downgrade(seat));
+            queue.arrivals += 1;
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Wakes everybody who waits or is served.
+    pub(super) fn wake(&self) {
+        let queue = lock(&self.queue);
+        for seat in queue.waiting.iter().filter_map(Weak::upgrade) {
+            seat.signal.raise();
+        }
+        for reading in queue.readings.iter().filter_map(Weak::upgrade) {
+            reading.wake();
+        }
+    }
+
+    fn arrivals(&self) -> u64 {
+        lock(&self.queue).arrivals
+    }
+
+    fn is_empty(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.waiting.retain(|seat| seat.strong_count() > 0);
+        queue.waiting.is_empty()
+    }
+
+    /// Makes a reading for a group of those who wait, the nearest to the tail: they are served soonest. Nobody is made to
+    /// read, or to wait, more than twice as far as it came from, so that all groups together read at most twice
+    /// what the farthest client needs.
+    fn group(&self, newest: u64) -> Option<Arc<Stretch>> {
+        let mut queue = lock(&self.queue);
+        let mut seats: Vec<Arc<Seat>> = queue.waiting.iter().filter_map(Weak::upgrade).collect();
+        seats.sort_by_key(|seat| seat.needs());
+        let group = nearest_group(seats.iter().map(|seat| seat.needs()), newest);
+        let rest: Vec<Weak<Seat>> = seats
+            .drain(..group)
+            .map(|seat| Arc::downgrade(&seat))
+            .collect();
+        queue.waiting = rest;
+        let lowest = seats.first()?.needs();
+        let stretch = Arc::new(Stretch::new(Position::new(
+            lowest.saturating_sub(LOOK_BACK),
+        )));
+        for seat in &seats {
+            stretch.attach(seat);
+        }
+        queue.readings.push(Arc::downgrade(&stretch));
+        Some(stretch)
+    }
+}
+
+/// Where the group nearest to the tail begins, among cursors in rising order: groups are made from the farthest on, each of
+/// those that are not nearer than half as far as its first.
+fn nearest_group(cursors: impl Iterator<Item = u64>, newest: u64) -> usize {
+    let (mut start, mut farthest) = (0, None);
+    for (index, cursor) in cursors.enumerate() {
+        let distance = newest.saturating_sub(cursor).max(NEAR);
+        let farthest = farthest.get_or_insert(distance);
+        if distance < *farthest / 2 {
+            (start, *farthest) = (index, distance);
+        }
+    }
+    start
+}
+
+/// What a reading has read and its readers still need.
+#[derive(Debug)]
+struct Stretch {
+    log: Arc<Log>,
+    begin: Position,
+    attached: Mutex<Attached>,
+    /// A reader needs less than it did.
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Attached {
+    seats: Vec<Weak<Seat>>,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+/// What an id means to the reading that serves it.
+enum Found {
+    /// The reading has not come there.
+    NotYet,
+    /// Its client joins here, and is told of a gap if there is one.
+    Here(Start, Option<GapReason>),
+    /// Another record stands there, or none.
+    Nowhere,
+}
+
+/// Whether a reading may go on.
+enum Room {
+    /// Nobody needs more.
+    Nobody,
+    Free,
+    Full,
+}
+
+impl Stretch {
+    fn new(begin: Position) -> Self {
+        Self {
+            log: Arc::new(Log::new(Numbering::Offsets)),
+            begin,
+            attached: Mutex::default(),
+            moved: Notify::new(),
+        }
+    }
+
+    /// Whether a client is not so far from this reading that one of its own were better.
+    fn is_worth_waiting_for(&self, seat: &Seat, newest: u64) -> bool {
+        let needs = seat.needs();
+        let wait = needs.saturating_sub(self.next(&self.log.lock()));
+        wait <= newest.saturating_sub(needs).max(NEAR)
+    }
+
+    /// The lowest position that this reading is yet to pass. Where it begins, one below must show whether a record is
+    /// not kept any more or never was.
+    fn next(&self, state: &State) -> u64 {
+        match (state.history.newest(), self.begin.get()) {
+            (Some(newest), _) => newest.position.get() + 1,
+            (None, 0) => 0,
+            (None, begin) => begin + 1,
+        }
+    }
+
+    /// Takes a client if this reading is yet to pass its cursor. From here on, what is for it is kept.
+    fn attach(self: &Arc<Self>, seat: &Arc<Seat>) -> bool {
+        let mut attached = lock(&self.attached);
+        let mut state = self.log.lock();
+        if attached.ended || seat.needs() < self.next(&state) {
+            return false;
+        }
+        let (reader, _) = Reader::join(
+            &self.log,
+            &mut state,
+            &seat.scope,
+            &seat.signal,
+            Start::Tail,
+        );
+        drop(state);
+        let stretch = Arc::clone(self);
+        lock(&seat.place).replace(Place { stretch, reader });
+        attached.seats.push(Arc::downgrade(seat));
+        seat.signal.raise();
+        true
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(&self.attached).ended
+    }
+
+    fn wake(&self) {
+        for seat in lock(&self.attached).seats.iter().filter_map(Weak::upgrade) {
+            seat.signal.raise();
+        }
+    }
+
+    fn find(&self, from: From) -> Found {
+        let state = self.log.lock();
+        let Some(newest) = state.history.newest() else {
+            return Found::NotYet;
+        };
+        let id = match from {
+            From::Oldest => return Found::Here(Start::Oldest, None),
+            From::After(id) if id.position > newest.position => return Found::NotYet,
+            From::After(id) => id,
+        };
+        match state.history.locate(id) {
+            // The one id that is no record's: a record may stand at its position.
+            Located::Known if id == EventId::ORIGIN => Found::Here(Start::Oldest, None),
+            Located::Known => Found::Here(Start::After(id), None),
+            // The reading was to begin at it or below, and begins above it: those before it are not kept any more.
+            Located::Older => Found::Here(Start::Oldest, Some(GapReason::Expired)),
+            Located::Unknown => Found::Nowhere,
+        }
+    }
+
+    /// Lets go of what nobody needs if there is too much, until there is half of it.
+    fn make_room(&self, was_full: bool) -> Room {
+        let mut attached = lock(&self.attached);
+        attached.seats.retain(|seat| seat.strong_count() > 0);
+        let needs = |seat: Arc<Seat>| seat.needs();
+        let Some(lowest) = attached
+            .seats
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(needs)
+            .min()
+        else {
+            return Room::Nobody;
+        };
+        let mut state = self.log.lock();
+        let share = if was_full { 2 } else { 1 };
+        if !exceeds(&state, share) {
+            return Room::Free;
+        }
+        let State { registry, history } = &mut *state;
+        let more = |history: &super::history::History| {
+            history.events() > MAX_EVENTS / 2
+                || history.records() > MAX_RECORDS / 2
+                || history.bytes() > MAX_BYTES / 2
+        };
+        history.trim_below(Position::new(lowest), more, |channel| {
+            registry.free_if_idle(channel);
+        });
+        match exceeds(&state, 2) {
+            true => Room::Full,
+            false => Room::Free,
+        }
+    }
+
+    /// Lets go of those who have not taken the older half, if that holds up others; says how many.
+    fn let_go(&self, others_wait: bool) -> usize {
+        let mut attached = lock(&self.attached);
+        let Some(middle) = self.log.lock().history.middle() else {
+            return 0;
+        };
+        let is_slow = |seat: &Weak<Seat>| {
+            seat.upgrade()
+                .is_some_and(|seat| seat.needs() <= middle.get())
+        };
+        let slow = attached.seats.iter().filter(|seat| is_slow(seat)).count();
+        if slow == attached.seats.len() && !others_wait {
+            return 0;
+        }
+        attached.seats.retain(|seat| {
+            let goes = is_slow(seat);
+            if let Some(seat) = seat.upgrade().filter(|_| goes) {
+                seat.let_go.store(true, Ordering::Release);
+                seat.signal.raise();
+            }
+            !goes
+        });
+        slow
+    }
+}
+
+/// Whether there is more than a share of what a reading may hold.
+fn exceeds(state: &State, share: usize) -> bool {
+    let history = &state.history;
+    history.events() > MAX_EVENTS / share
+        || history.records() > MAX_RECORDS / share
+        || history.bytes() > MAX_BYTES / share
+}
+
+/// Who waits for readings.
+#[derive(Debug)]
+pub struct Readings {
+    shared: Arc<Shared>,
+}
+
+impl Readings {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The next reading that somebody waits for, when those who come with it are here too. Cancel-safe.
+    pub async fn next(&mut self) -> Reading {
+        let desk = &self.shared.desk;
+        loop {
+            while desk.is_empty() {
+                desk.arrived.notified().await;
+            }
+            let longest = Instant::now() + LONGEST_GATHER;
+            let mut arrivals = desk.arrivals();
+            loop {
+                sleep(GATHER).await;
+                let so_far = arrivals;
+                arrivals = desk.arrivals();
+                if arrivals == so_far || Instant::now() >= longest {
+                    break;
+                }
+            }
+            if let Some(stretch) = desk.group(self.shared.newest()) {
+                return Reading {
+                    stretch,
+                    shared: Arc::clone(&self.shared),
+                    since_milestone: 0,
+                    is_full: false,
+                };
+            }
+        }
+    }
+}
+
+/// A reading of the stream, to be filled. When it is dropped those whom it served so far come to the desk again.
+#[derive(Debug)]
+pub struct Reading {
+    stretch: Arc<Stretch>,
+    shared: Arc<Shared>,
+    since_milestone: u64,
+    /// There was no room, and there is more than half still.
+    is_full: bool,
+}
+
+impl Reading {
+    /// The position to begin at: its record, or the oldest that is kept after it.
+    #[must_use]
+    pub fn begin(&self) -> Position {
+        self.stretch.begin
+    }
+
+    /// Whether somebody is to be sent what is for this audience. What nobody is sent may be passed.
+    #[must_use]
+    pub fn is_for_somebody(&self, audience: &Audience) -> bool {
+        self.stretch.log.has_listeners(audience)
+    }
+
+    /// Gives the next event.
+    pub fn publish(&mut self, frame: Frame) {
+        self.stretch.log.push(frame, |_| {});
+        self.count();
+    }
+
+    /// Notes the next record, of which nobody is sent anything.
+    pub fn pass(&mut self, id: EventId) {
+        self.stretch.log.pass(id, Instant::now(), |_| {});
+        self.count();
+    }
+
+    /// There is nothing more to read for now: everybody looks whether it is live.
+    pub fn pause(&mut self) {
+        self.since_milestone = 0;
+        self.stretch.wake();
+    }
+
+    /// Waits until there is room for more. False when nobody needs more.
+    pub async fn room(&mut self) -> bool {
+        let mut patience = Instant::now() + PATIENCE;
+        loop {
+            match self.stretch.make_room(self.is_full) {
+                Room::Nobody => return false,
+                Room::Free => {
+                    self.is_full = false;
+                    return true;
+                }
+                Room::Full => self.is_full = true,
+            }
+            let moved = self.stretch.moved.notified();
+            self.stretch.wake();
+            if timeout_at(patience, moved).await.is_err() {
+                patience = Instant::now() + PATIENCE;
+                let slow = self.stretch.let_go(!self.shared.desk.is_empty());
+                if slow > 0 {
+                    let clients = slow;
+                    tracing::info!(
+                        clients,
+                        "let go of clients that held up a reading; they go on in another"
+                    );
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        self.since_milestone += 1;
+        if self.since_milestone >= MILESTONE
+            || (self.since_milestone >= LAST_MILESTONE && self.has_reached_memory())
+        {
+            self.pause();
+        }
+    }
+
+    fn has_reached_memory(&self) -> bool {
+        let reached = self.stretch.log.tail();
+        let live = self.shared.log.lock();
+        live.history
+            .floor()
+            .is_some_and(|floor| floor.position < reached)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        lock(&self.stretch.attached).ended = true;
+        self.stretch.wake();
+    }
+}
+
+/// A subscription whose client came back for what is no longer in memory.
+#[derive(Debug)]
+pub(super) struct Returning {
+    seat: Arc<Seat>,
+    place: Option<Place>,
+    /// Whether its cursor was found in the reading that serves it.
+    found: bool,
+    /// Up to where it was shown everything.
+    from: From,
+    /// What it is told it missed when it is found.
+    reason: Option<GapReason>,
+    /// Whether it was told where it joined.
+    joined: bool,
+    /// The era of the live log in which it came.
+    era: u64,
+}
+
+/// What comes of a look at a reading.
+pub(super) enum Turn {
+    /// Nothing now.
+    Wait,
+    /// The client is told.
+    Tell(Update),
+    /// It has caught up with memory, and goes on there.
+    Live(Reader),
+    /// The log broke off: it is located anew, from here.
+    BrokeOff(From),
+}
+
+impl Returning {
+    /// Comes to the desk. `reason` is what the client missed already.
+    pub(super) fn new(
+        shared: &Shared,
+        scope: &Arc<Scope>,
+        signal: &Arc<Signal>,
+        from: From,
+        reason: Option<GapReason>,
+    ) -> Self {
+        Self {
+            seat: queue(shared, scope, signal, from),
+            place: None,
+            found: false,
+            from,
+            reason,
+            joined: false,
+            era: shared.log.era(),
+        }
+    }
+
+    /// Shows what the reading has for this client.
+    pub(super) fn look(
+        &mut self,
+        shared: &Shared,
+        filter: &Filter,
+        visit: &mut impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
+    ) -> Turn {
+        if self.era != shared.log.era() {
+            return Turn::BrokeOff(self.from);
+        }
+        if self.place.is_none() {
+            self.place = lock(&self.seat.place).take();
+        }
+        let Some(place) = &mut self.place else {
+            return Turn::Wait;
+        };
+        if self.seat.let_go.load(Ordering::Acquire) {
+            return self.queue_again(shared);
+        }
+        if !self.found {
+            let (start, reason) = match place.stretch.find(self.from) {
+                Found::Here(start, reason) => (start, reason),
+                Found::NotYet if place.stretch.has_ended() => return self.queue_again(shared),
+                Found::NotYet => return Turn::Wait,
+                Found::Nowhere => {
+                    self.from = From::Oldest;
+                    self.reason = Some(GapReason::Unknown);
+                    return self.queue_again(shared);
+                }
+            };
+            self.found = true;
+            let checkpoint = place.begin(&self.seat, start);
+            if let Start::After(id) = start {
+                self.seat
+                    .needs
+                    .store(id.position.get() + 1, Ordering::Release);
+            }
+            if let Some(update) = self.tell(shared, checkpoint, reason) {
+                return Turn::Tell(update);
+            }
+        }
+        self.show(shared, filter, visit)
+    }
+
+    /// What the client is told where it was found: where it joins, or only a gap if it was told that before.
+    fn tell(
+        &mut self,
+        shared: &Shared,
+        checkpoint: Option<EventId>,
+        reason: Option<GapReason>,
+    ) -> Option<Update> {
+        let reason = self.reason.take().or(reason);
+        let gap = reason.map(|reason| {
+            shared.metrics.gaps.of(reason.as_str()).inc();
+            Gap {
+                reason,
+                missed: None,
+            }
+        });
+        if std::mem::replace(&mut self.joined, true) {
+            return gap.map(Update::Gap);
+        }
+        let outcome = reason.map_or("stream", GapReason::as_str);
+        shared.metrics.resumes.of(outcome).inc();
+        Some(Update::Joined { checkpoint, gap })
+    }
+
+    fn show(
+        &mut self,
+        shared: &Shared,
+        filter: &Filter,
+        visit: &mut impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
+    ) -> Turn {
+        let Some(place) = &mut self.place else {
+            return Turn::Wait;
+        };
+        let (mut missed, mut any) = (Missed::default(), false);
+        let seen = self.from;
+        let from = &mut self.from;
+        place.reader.show(&mut missed, &mut |frame| {
+            *from = From::After(frame.id());
+            if !filter.matches(frame.topic(), frame.name(), frame.attributes()) {
+                return ControlFlow::Continue(());
+            }
+            any = true;
+            visit(frame)
+        });
+        let end = place.reader.checkpoint().filter(|_| missed.is_none());
+        if let Some(id) = end {
+            self.from = From::After(id);
+        }
+        if let From::After(id) = self.from
+            && self.from != seen
+        {
+            self.seat
+                .needs
+                .store(id.position.get() + 1, Ordering::Release);
+            place.stretch.moved.notify_one();
+        }
+        if any {
+            return Turn::Tell(Update::Events);
+        }
+        if !missed.is_none() {
+            // What was kept for it was let go, as it held up others.
+            return self.queue_again(shared);
+        }
+        if let Some(reader) =
+            end.and_then(|id| shared.join_live(id, &self.seat.scope, &self.seat.signal))
+        {
+            return Turn::Live(reader);
+        }
+        if place.stretch.has_ended() {
+            return self.queue_again(shared);
+        }
+        Turn::Wait
+    }
+
+    /// Up to where the client may be told that it has everything.
+    pub(super) fn checkpoint(&self) -> Option<EventId> {
+        let place = self.place.as_ref().filter(|_| self.found && self.joined)?;
+        place.reader.checkpoint()
+    }
+
+    /// Comes to the desk again, to go on where it was.
+    fn queue_again(&mut self, shared: &Shared) -> Turn {
+        self.place = None;
+        self.found = false;
+        self.seat = queue(shared, &self.seat.scope, &self.seat.signal, self.from);
+        Turn::Wait
+    }
+}
+
+impl Place {
+    /// Stands where the client begins. The id up to which it has, or was told that it missed, everything.
+    fn begin(&mut self, seat: &Seat, start: Start) -> Option<EventId> {
+        let log = &self.stretch.log;
+        let mut state = log.lock();
+        let (reader, _) = Reader::join(log, &mut state, &seat.scope, &seat.signal, start);
+        let checkpoint = match start {
+            Start::After(id) => Some(id),
+            Start::Oldest | Start::Tail => state.history.floor(),
+        };
+        drop(state);
+        self.reader = reader;
+        checkpoint
+    }
+}
+
+fn queue(shared: &Shared, scope: &Arc<Scope>, signal: &Arc<Signal>, from: From) -> Arc<Seat> {
+    let seat = Arc::new(Seat {
+        signal: Arc::clone(signal),
+        scope: Arc::clone(scope),
+        needs: AtomicU64::new(from.needs()),
+        let_go: AtomicBool::new(false),
+        place: Mutex::default(),
+    });
+    shared.desk.take(&seat, shared.newest());
+    seat
+}
+
+impl Shared {
+    /// The newest live position.
+    fn newest(&self) -> u64 {
+        self.log.tail().get().saturating_sub(1)
+    }
+
+    /// Joins what is live after this record, if all that follows it for this scope is in memory.
+    fn join_live(&self, id: EventId, scope: &Arc<Scope>, signal: &Arc<Signal>) -> Option<Reader> {
+        let mut state = self.log.lock();
+        if state.history.locate(id) != Located::Known {
+            return None;
+        }
+        let start = match id {
+            EventId::ORIGIN => Start::Oldest,
+            id => Start::After(id),
+        };
+        let (reader, lost) = Reader::join(&self.log, &mut state, scope, signal, start);
+        drop(state);
+        (!lost).then_some(reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_of_those_who_came_from_not_less_than_half_as_far() {
+        let newest = 1_000_000;
+        for (cursors, group) in [
+            (vec![], 0),
+            (vec![0], 0),
+            (vec![0, 400_000], 0),
+            (vec![0, 400_000, 600_000, 700_000], 2),
+            (vec![0, 600_000, 900_000, 960_000], 3),
+            (vec![newest - 2 * NEAR, newest - NEAR, newest - 1], 0),
+            (vec![1_000_005], 0),
+        ] {
+            assert_eq!(
+                nearest_group(cursors.iter().copied(), newest),
+                group,
+                "{cursors:?}"
+            );
+        }
+    }
+}
