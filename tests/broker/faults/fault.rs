@@ -35,7 +35,10 @@ pub enum Fault {
     BridgeKilled,
     BridgeKilledInMidFrame,
     BridgeTerminated,
+    /// With SIGSTOP, for 20 seconds.
     BridgeStopped,
+    /// While the other one has no link to the broker, so that its clients return to one that lags behind them.
+    BridgeKilledBesideOneThatLags,
     ClientsCut,
     ClientsSilent,
     ClientsForgotten,
@@ -70,6 +73,7 @@ impl Fault {
         Self::BridgeKilledInMidFrame,
         Self::BridgeTerminated,
         Self::BridgeStopped,
+        Self::BridgeKilledBesideOneThatLags,
         Self::ClientsCut,
         Self::ClientsSilent,
         Self::ClientsForgotten,
@@ -104,6 +108,7 @@ impl Fault {
             Self::BridgeKilledInMidFrame => "bridge_killed_in_mid_frame",
             Self::BridgeTerminated => "bridge_terminated",
             Self::BridgeStopped => "bridge_stopped",
+            Self::BridgeKilledBesideOneThatLags => "bridge_killed_beside_one_that_lags",
             Self::ClientsCut => "clients_cut",
             Self::ClientsSilent => "clients_silent",
             Self::ClientsForgotten => "clients_forgotten",
@@ -123,6 +128,8 @@ impl Fault {
             Self::QueueDeleted => plan.queue_type == "stream",
             // Only a stream's consumer looks whether there is more to come.
             Self::ConsumerForgotten => plan.queue_type == "stream",
+            Self::BrokerKilled | Self::BrokerStopped | Self::MemoryAlarm => plan.own_broker,
+            Self::BridgeKilledBesideOneThatLags => plan.replicas > 1,
             _ => true,
         }
     }
@@ -151,6 +158,7 @@ impl World {
             | Fault::BridgeKilledInMidFrame
             | Fault::BridgeTerminated
             | Fault::BridgeStopped => self.lose_bridge(fault).await,
+            Fault::BridgeKilledBesideOneThatLags => self.lose_bridge_beside_laggard().await,
             Fault::ClientsCut
             | Fault::ClientsSilent
             | Fault::ClientsForgotten
@@ -176,12 +184,12 @@ impl World {
         let every = self.every_replica();
         let begun = self.begin(fault.name(), &every, &[]);
         if fault == Fault::BrokerKilled {
-            self.broker.kill();
+            self.broker.own().kill();
         } else {
-            self.broker.stop().await;
+            self.broker.own().stop().await;
         }
         self.last(0..2_000).await;
-        self.broker.start().await;
+        self.broker.own().start().await;
         self.end(begun);
     }
 
@@ -278,6 +286,14 @@ impl World {
         self.broker
             .control(&["set_vm_memory_high_watermark", "absolute", "1MB"])
             .await;
+        eventually("RabbitMQ raises its alarm", SOON, async || {
+            let alarms = self
+                .broker
+                .control(&["eval", "length(rabbit_alarm:get_alarms())."])
+                .await;
+            (alarms.trim() != "0").then_some(())
+        })
+        .await;
         self.last(1_000..6_000).await;
         self.broker
             .control(&["set_vm_memory_high_watermark", "0.4"])
@@ -296,8 +312,7 @@ impl World {
         match fault {
             Fault::BridgeStopped => {
                 self.replicas[which].bridge().signal(Signal::STOP);
-                let length = if self.random.bool() { 20_000 } else { 3_000 };
-                self.last(length..length + 1).await;
+                self.last(20_000..20_001).await;
                 self.replicas[which].bridge().signal(Signal::CONT);
                 self.end(begun);
                 return;
@@ -315,6 +330,21 @@ impl World {
         }
         self.last(0..2_000).await;
         self.replicas[which].start_again().await;
+        self.end(begun);
+    }
+
+    async fn lose_bridge_beside_laggard(&mut self) {
+        let laggard = self.any_replica();
+        let other = (laggard + 1) % self.replicas.len();
+        let every = self.every_replica();
+        let begun = self.begin(Fault::BridgeKilledBesideOneThatLags.name(), &every, &[]);
+        self.replicas[laggard].link.cut();
+        // Long enough for the other to be ahead.
+        self.last(500..1_500).await;
+        self.replicas[other].kill();
+        self.last(1_000..3_000).await;
+        self.replicas[other].start_again().await;
+        self.replicas[laggard].link.restore();
         self.end(begun);
     }
 

@@ -1,5 +1,6 @@
 //! A run: a broker of its own, bridges behind proxies, publishers, clients, all written down, and judged at the end.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Plan {
     /// Events a second, all publishers together.
     pub rate: u32,
     pub clients: u32,
+    /// It has a broker to itself, which may be killed.
+    pub own_broker: bool,
     /// Of the bridges, beside what every run sets.
     pub settings: Vec<(&'static str, String)>,
     pub short_rings: bool,
@@ -50,6 +53,7 @@ impl Plan {
             publishers: 6,
             rate: 200,
             clients: 60,
+            own_broker: false,
             settings: Vec::new(),
             short_rings: false,
             short_history: false,
@@ -64,6 +68,15 @@ impl Plan {
             queue_type: "quorum",
             replicas: 1,
             ..Self::stream(seed)
+        }
+    }
+
+    /// With a broker of its own.
+    #[must_use]
+    pub fn on_its_own_broker(self) -> Self {
+        Self {
+            own_broker: true,
+            ..self
         }
     }
 
@@ -94,10 +107,37 @@ impl Plan {
     }
 }
 
+/// The broker of a run: the one that all tests share, unless it is to be killed.
+pub enum Broker {
+    Shared(&'static RabbitMq),
+    Own(RabbitMq),
+}
+
+impl Broker {
+    /// The broker, to be killed or stopped.
+    pub fn own(&mut self) -> &mut RabbitMq {
+        match self {
+            Self::Own(broker) => broker,
+            Self::Shared(_) => panic!("others need this broker: plan a run with its own"),
+        }
+    }
+}
+
+impl Deref for Broker {
+    type Target = RabbitMq;
+
+    fn deref(&self) -> &RabbitMq {
+        match self {
+            Self::Own(broker) => broker,
+            Self::Shared(broker) => broker,
+        }
+    }
+}
+
 /// A run that is under way.
 pub struct World {
     pub plan: Plan,
-    pub broker: RabbitMq,
+    pub broker: Broker,
     pub vhost: Vhost,
     pub replicas: Vec<Replica>,
     pub publishers: Publishers,
@@ -107,6 +147,7 @@ pub struct World {
     faults: u32,
     clients_ever: u32,
     generation: u32,
+    /// Clients that never read.
     deaf: Vec<Deaf>,
 }
 
@@ -115,7 +156,10 @@ impl World {
     pub async fn start(plan: Plan) -> Self {
         let recorder = Recorder::new();
         recorder.record(&Record::Rules(plan.rules()));
-        let mut broker = RabbitMq::private().await;
+        let mut broker = match plan.own_broker {
+            true => Broker::Own(RabbitMq::private().await),
+            false => Broker::Shared(RabbitMq::shared().await),
+        };
         let vhost = broker.vhost();
         let mut replicas = Vec::new();
         let settings = plan.settings();
@@ -123,8 +167,10 @@ impl World {
             replicas.push(Replica::start(number, &broker, &vhost, &settings, &recorder).await);
         }
         // RabbitMQ 3.10 forgets its first stream for good if it is killed soon after it was declared: see the ten crashes.
-        broker.stop().await;
-        broker.start().await;
+        if plan.own_broker {
+            broker.own().stop().await;
+            broker.own().start().await;
+        }
         for replica in &replicas {
             replica
                 .bridge()
@@ -218,6 +264,16 @@ impl World {
     /// A fault is over.
     pub fn end(&mut self, fault: u32) {
         self.recorder.record(&Record::FaultEnd { fault });
+    }
+
+    /// Waits until every bridge has its link again. How long that took, the checker judges.
+    pub async fn recover(&self) {
+        for replica in &self.replicas {
+            eventually("a bridge has its link again", REST, async || {
+                replica.peek().await.filter(|sample| sample.broker_up)
+            })
+            .await;
+        }
     }
 
     pub fn every_replica(&self) -> Vec<u32> {

@@ -601,6 +601,45 @@ fn a_gap_that_counts_wrong_is_found() {
 }
 
 #[test]
+fn a_gap_of_one_audience_may_lie_among_the_events_of_another() {
+    for (missed, expected) in [
+        (Some(3), vec![]),
+        (None, vec![]),
+        (Some(2), vec![Kind::Lost]),
+        (Some(4), vec![Kind::WrongCount]),
+    ] {
+        let kinds = planted("stream", |lines| {
+            make_slow(lines, EVERYTHING);
+            // Told when all of them were published.
+            let place = delivery(lines, EVERYTHING, 29);
+            let at = lines[place].0;
+            let kept =
+                [24, 25, 27].map(|event| lines[delivery(lines, EVERYTHING, event)].1.clone());
+            let gone = [23, 24, 25, 26, 27, 28];
+            for event in gone {
+                lines.remove(delivery(lines, EVERYTHING, event));
+            }
+            let place = delivery(lines, EVERYTHING, 29);
+            lines.splice(
+                place..place,
+                std::iter::once(gap(EVERYTHING, "slow", missed))
+                    .chain(kept)
+                    .map(|record| (at, record)),
+            );
+        });
+        assert_eq!(kinds, expected, "{missed:?}");
+    }
+    // What was published after it was told is not covered.
+    let kinds = planted("stream", |lines| {
+        make_slow(lines, EVERYTHING);
+        let place = delivery(lines, EVERYTHING, 23);
+        insert(lines, place, gap(EVERYTHING, "slow", Some(1)));
+        lines.remove(delivery(lines, EVERYTHING, 28));
+    });
+    assert_eq!(kinds, [Kind::Lost, Kind::WrongCount]);
+}
+
+#[test]
 fn a_gap_told_after_the_next_event_covers_nothing() {
     let kinds = planted("stream", |lines| {
         make_slow(lines, SEVEN);
