@@ -920,7 +920,12 @@ impl<I: Intake> Run<I> {
     }
 
     fn silent(&mut self, subscription: &mut Subscription) -> Option<End> {
-        subscription.silence = None;
+        let due = subscription.silence.take();
+        if due.is_some_and(|due| due.elapsed() > SILENCE) {
+            // So late that this process stood still itself: what came meanwhile waits to be taken.
+            subscription.silence = Some(Instant::now() + LONG_SILENCE);
+            return None;
+        }
         let queue = &self.consumer.config.queue;
         if self.progress.offset_is_known() {
             return Some(End::Silent);

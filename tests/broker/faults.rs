@@ -1,6 +1,16 @@
 //! The broker goes away, in every way it can, and comes back: nothing that was confirmed is lost, nothing comes twice,
 //! clients keep their streams, and the bridge neither dies nor spins.
 
+mod history;
+mod checker;
+mod events;
+mod publishers;
+mod browser;
+mod replica;
+mod world;
+mod fault;
+mod runs;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

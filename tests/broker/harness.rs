@@ -19,10 +19,11 @@ pub use client::{Client, Silence};
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use foreign::Foreign;
+pub use http::{BodyDecoder, encode_head, read_head, request};
 pub use producer::{Message, Persistent, Producer};
-pub use proxy::Proxy;
+pub use proxy::{Direction, Proxy};
 pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
-pub use run::command;
+pub use run::{command, free_port, new_folder};
 pub use swarm::Swarm;
 
 /// How long anything may take that should be done at once: long enough for two busy cores, short enough to find a hang.

@@ -56,6 +56,8 @@ pub struct EventStream {
     name: String,
     id: String,
     has_own_id: bool,
+    /// The id as of the last block that came to its end.
+    last_id: String,
 }
 
 impl EventStream {
@@ -63,13 +65,20 @@ impl EventStream {
     pub fn resumed_at(id: &str) -> Self {
         Self {
             id: id.to_owned(),
+            last_id: id.to_owned(),
             ..Self::default()
         }
     }
 
-    /// The last event id, which a browser sends back when it returns.
+    /// The last event id, which a browser sends back when it returns. An id counts only once its block has ended: what
+    /// a connection broke off in the middle of was never dispatched.
     pub fn last_id(&self) -> &str {
-        &self.id
+        &self.last_id
+    }
+
+    /// Whether a block has begun and not ended: what came of it is lost if nothing follows.
+    pub fn is_in_block(&self) -> bool {
+        self.has_data || self.has_own_id || !self.name.is_empty() || !self.line.is_empty()
     }
 
     /// Reads `bytes` and hands every item they complete to `sink`.
@@ -126,6 +135,9 @@ impl EventStream {
         let mut data = std::mem::take(&mut self.data);
         let name = std::mem::take(&mut self.name);
         let has_own_id = std::mem::take(&mut self.has_own_id);
+        if has_own_id {
+            self.last_id.clone_from(&self.id);
+        }
         if std::mem::take(&mut self.has_data) {
             data.pop();
             let name = if name.is_empty() {
@@ -172,4 +184,13 @@ fn the_reader_itself_follows_the_standard() {
         event("message", "c"),
     ];
     assert_eq!(items, expected);
+}
+
+#[test]
+fn an_id_counts_once_its_block_has_ended() {
+    let mut stream = EventStream::resumed_at("1-a");
+    stream.read(b"id: 2-b\ndata: x\n", &mut |_| {});
+    assert_eq!(stream.last_id(), "1-a");
+    stream.read(b"\n", &mut |_| {});
+    assert_eq!(stream.last_id(), "2-b");
 }

@@ -204,6 +204,23 @@ impl Persistent {
         }
     }
 
+    /// Publishes one message, once; an error says why it is not known to be stored.
+    pub async fn try_publish(&mut self, message: &Message) -> Result<(), String> {
+        let cause = match timeout(
+            Duration::from_secs(5),
+            self.attempt(std::slice::from_ref(message)),
+        )
+        .await
+        {
+            Ok(1..) => return Ok(()),
+            Ok(_) => "not taken",
+            Err(_) => "not confirmed in time",
+        };
+        self.link
+            .take_if(|(_, channel)| !channel.status().connected());
+        Err(cause.to_owned())
+    }
+
     /// How many of the messages, from the first on, were confirmed.
     async fn attempt(&mut self, messages: &[Message]) -> usize {
         if self.link.is_none() {

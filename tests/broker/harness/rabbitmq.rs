@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ExchangeDeleteOptions,
     QueueDeclareOptions, QueueDeleteOptions,
@@ -18,6 +19,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use sse_bridge::event::id::{EventId, Mark, Position};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -133,12 +135,12 @@ impl RabbitMq {
         .await;
     }
 
-    /// Runs `rabbitmqctl` against the node. Takes a second or two.
-    pub async fn control(&self, arguments: &[&str]) {
+    /// Runs `rabbitmqctl` against the node, and gives what it says. Takes a second or two.
+    pub async fn control(&self, arguments: &[&str]) -> String {
         let mut command = run::command("/usr/lib/rabbitmq/bin/rabbitmqctl");
         self.environment(&mut command)
             .args(arguments)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let running = tokio::task::spawn_blocking(move || command.output());
         let output = running.await.expect("no panic").expect("rabbitmqctl runs");
@@ -147,6 +149,7 @@ impl RabbitMq {
             "{arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn write_files(&self) {
@@ -409,6 +412,62 @@ impl Vhost {
         bodies
     }
 
+    /// All that a stream holds: from its first record to the one with this message id, and what may follow that.
+    pub async fn stream_records(&self, stream: &str, last: &str) -> Vec<StreamRecord> {
+        /// How long nothing more comes after the last, where nobody publishes any more.
+        const QUIET: Duration = Duration::from_secs(1);
+        const PREFETCH: u16 = 1000;
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await
+            .expect("a prefetch");
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            "x-stream-offset".into(),
+            AMQPValue::LongString("first".into()),
+        );
+        let options = BasicConsumeOptions::default();
+        let mut deliveries = channel
+            .basic_consume(stream.into(), "".into(), options, arguments)
+            .await
+            .expect("a stream");
+        let mut records = Vec::new();
+        let mut is_last = false;
+        loop {
+            let limit = if is_last { QUIET } else { SOON };
+            let delivery = match timeout(limit, deliveries.next()).await {
+                Ok(delivery) => delivery.expect("no end").expect("a record"),
+                Err(_) if is_last => return records,
+                Err(_) => panic!("{stream} has no {last} after {} records", records.len()),
+            };
+            let record = StreamRecord::of(&delivery);
+            is_last |= record.message_id.as_deref() == Some(last);
+            records.push(record);
+            if is_last || records.len().is_multiple_of(usize::from(PREFETCH / 2)) {
+                let options = BasicAckOptions { multiple: true };
+                delivery.ack(options).await.expect("an acknowledgement");
+            }
+        }
+    }
+
+    /// Takes all that is in a queue now.
+    pub async fn take_all(&self, queue: &str) -> Vec<Taken> {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        let mut taken = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(message) = channel
+            .basic_get(queue.into(), options)
+            .await
+            .expect("the queue is there")
+        {
+            taken.push(Taken::of(&message.delivery));
+        }
+        taken
+    }
+
     /// Takes `count` messages out of a queue, which must come within [`SOON`].
     pub async fn take(&self, queue: &str, count: usize) -> Vec<Taken> {
         let connection = self.connect().await;
@@ -425,10 +484,7 @@ impl Vhost {
                     .ack(BasicAckOptions::default())
                     .await
                     .expect("an acknowledgement");
-                taken.push(Taken {
-                    body: String::from_utf8_lossy(&message.data).into_owned(),
-                    headers: message.properties.headers().clone().unwrap_or_default(),
-                });
+                taken.push(Taken::of(&message.delivery));
             }
             Some(())
         })
@@ -437,14 +493,66 @@ impl Vhost {
     }
 }
 
+/// A record of a stream, as a consumer sees it that is not the bridge.
+#[derive(Debug)]
+pub struct StreamRecord {
+    pub offset: u64,
+    /// The id that its event has for clients.
+    pub id: String,
+    pub message_id: Option<String>,
+}
+
+impl StreamRecord {
+    fn of(delivery: &Delivery) -> Self {
+        let headers = delivery.properties.headers().clone().unwrap_or_default();
+        let offset = headers
+            .inner()
+            .iter()
+            .find_map(|(name, value)| match value {
+                AMQPValue::LongLongInt(offset) if name.as_str() == "x-stream-offset" => {
+                    u64::try_from(*offset).ok()
+                }
+                _ => None,
+            });
+        let offset = offset.expect("every record of a stream says where it stands");
+        let message_id = delivery.properties.message_id().as_ref();
+        let message_id = message_id.map(ToString::to_string);
+        let position = Position::new(offset);
+        let mark = Mark::of_record(
+            position,
+            delivery.routing_key.as_str(),
+            message_id.as_deref(),
+            *delivery.properties.timestamp(),
+            &delivery.data,
+        );
+        Self {
+            offset,
+            id: EventId { position, mark }.to_string(),
+            message_id,
+        }
+    }
+}
+
 /// A message that was taken out of a queue.
 #[derive(Debug)]
 pub struct Taken {
     pub body: String,
+    pub topic: String,
+    pub message_id: Option<String>,
     headers: FieldTable,
 }
 
 impl Taken {
+    fn of(message: &Delivery) -> Self {
+        let message_id = message.properties.message_id().as_ref();
+        Self {
+            body: String::from_utf8_lossy(&message.data).into_owned(),
+            topic: message.routing_key.to_string(),
+            message_id: message_id.map(ToString::to_string),
+            headers: message.properties.headers().clone().unwrap_or_default(),
+        }
+    }
+
     /// A header's value as text, integers in decimal.
     pub fn header(&self, name: &str) -> Option<String> {
         let (_, value) = self
