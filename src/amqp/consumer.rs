@@ -739,7 +739,7 @@ impl<I: Intake> Run<I> {
         match self.progress.judge(position, mark) {
             Arrival::Known if self.ledger.is_under_way(position) => {}
             Arrival::Known => settlements.settle(tag),
-            Arrival::PastTail => return Some(End::Elsewhere),
+            Arrival::PastTail | Arrival::Skipped => return Some(End::Elsewhere),
             Arrival::AnotherStream => {
                 self.start_over();
                 return Some(End::Elsewhere);

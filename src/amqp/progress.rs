@@ -28,6 +28,8 @@ pub(super) struct Progress {
     lowest_unsettled: Option<Position>,
     /// Whether this link has shown that the stream is the one that was read before.
     recognised: bool,
+    /// The record after which positions skip, if that has been looked into.
+    skip_after: Option<Position>,
 }
 
 /// How the first start stands.
@@ -57,6 +59,9 @@ pub(super) enum Arrival {
     Known,
     /// The age led past the tail: to be subscribed again, at the tail.
     PastTail,
+    /// Positions skip. A stream does so where a segment begins, but also where retention was faster than we were: to be
+    /// subscribed again, at the last record, which shows whether that is still kept and so all that followed it.
+    Skipped,
     /// The record at this position is another than it was: the stream was deleted and made anew.
     AnotherStream,
 }
@@ -69,6 +74,7 @@ impl Progress {
             last: None,
             lowest_unsettled: None,
             recognised: false,
+            skip_after: None,
         }
     }
 
@@ -138,6 +144,14 @@ impl Progress {
                     news: false,
                     lost: false,
                 }
+            }
+            Some((last, _))
+                if self.recognised
+                    && position.get() > last.get() + 1
+                    && self.skip_after != Some(last) =>
+            {
+                self.skip_after = Some(last);
+                Arrival::Skipped
             }
             Some(_) => {
                 // A link begins at the last record or below: where it does not come, neither did what followed it.
@@ -346,6 +360,7 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(7)));
         progress.begin();
         assert_eq!(judge(&mut progress, 7), Arrival::Known);
+        assert_eq!(judge(&mut progress, 8), ACCEPT);
         assert_eq!(judge(&mut progress, 9), ACCEPT);
         assert!(progress.handed_over(at(9)));
     }
@@ -357,7 +372,30 @@ mod tests {
         assert_eq!(progress.offset(), Offset::At(at(5)));
         progress.begin();
         assert_eq!(judge(&mut progress, 5), Arrival::Known);
+        assert_eq!(judge(&mut progress, 6), ACCEPT);
+    }
+
+    #[test]
+    fn where_positions_skip_the_last_record_shows_whether_something_is_lost() {
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        assert_eq!(judge(&mut progress, 7), Arrival::Skipped);
+        assert_eq!(progress.offset(), Offset::At(at(5)));
+        let mut overtaken = progress;
+        overtaken.begin();
+        assert_eq!(judge(&mut overtaken, 7), AFTER_LOSS);
+
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        assert_eq!(judge(&mut progress, 7), Arrival::Skipped);
+        progress.begin();
+        assert_eq!(judge(&mut progress, 5), Arrival::Known);
         assert_eq!(judge(&mut progress, 7), ACCEPT);
+        assert_eq!(
+            judge(&mut progress, 9),
+            Arrival::Skipped,
+            "each is looked into"
+        );
     }
 
     #[test]
@@ -414,6 +452,7 @@ mod tests {
         assert_eq!(judge(&mut progress, 50), AFTER_LOSS);
         assert_eq!(judge(&mut progress, 51), ACCEPT);
     }
+
     #[test]
     fn records_that_retention_took_in_the_warm_up_are_told_also_where_history_ends_with_them() {
         let interrupted = || {

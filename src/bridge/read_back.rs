@@ -74,7 +74,7 @@ impl event::ReadBack for ReadBack {
     }
 
     async fn pause(&mut self) {
-        self.reading.round().await;
+        self.reading.pause().await;
     }
 
     async fn room(&mut self) -> bool {

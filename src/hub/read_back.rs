@@ -47,6 +47,8 @@ const ROUND: u64 = small(2048);
 const LAST_ROUND: u64 = small(256);
 /// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
 const GROUP: usize = 16;
+/// How long a stream must have nothing more for that to be its end: an id beyond it may be of a replica that is ahead.
+const END: Duration = Duration::from_secs(2);
 /// How long readers may take to make room while they hold up others.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -168,9 +170,9 @@ impl Desk {
             .collect();
         queue.waiting = rest;
         let lowest = seats.first()?.needs();
-        let stretch = Arc::new(Stretch::new(Position::new(
-            lowest.saturating_sub(LOOK_BACK),
-        )));
+        // Not beyond the newest that is known: beyond the end of a stream there is silence.
+        let begin = lowest.saturating_sub(LOOK_BACK).min(newest);
+        let stretch = Arc::new(Stretch::new(Position::new(begin)));
         for seat in &seats {
             stretch.attach(seat);
         }
@@ -206,6 +208,10 @@ struct Stretch {
 #[derive(Debug, Default)]
 struct Attached {
     seats: Vec<Weak<Seat>>,
+    /// Since when the stream has had nothing more, and all of these readers have been there.
+    pausing_since: Option<Instant>,
+    /// That was long enough: what has not come is not there.
+    is_at_end: bool,
     /// Nothing more will come.
     ended: bool,
 }
@@ -273,8 +279,17 @@ impl Stretch {
         let stretch = Arc::clone(self);
         lock(&seat.place).replace(Place { stretch, reader });
         attached.seats.push(Arc::downgrade(seat));
+        // What it seeks may be newer than the last look at the stream.
+        (attached.pausing_since, attached.is_at_end) = (None, false);
         seat.signal.raise();
         true
+    }
+
+    /// The stream has had nothing more, just now.
+    fn note_pause(&self) {
+        let mut attached = lock(&self.attached);
+        let since = attached.pausing_since.get_or_insert_with(Instant::now);
+        attached.is_at_end = since.elapsed() >= END;
     }
 
     fn has_ended(&self) -> bool {
@@ -289,21 +304,22 @@ impl Stretch {
 
     fn find(&self, from: From) -> Found {
         let state = self.log.lock();
-        let Some(newest) = state.history.newest() else {
-            return Found::NotYet;
+        let located = match from {
+            From::Oldest if state.history.newest().is_none() => Located::Ahead,
+            From::Oldest => Located::Known,
+            From::After(id) => state.history.locate(id),
         };
-        let id = match from {
-            From::Oldest => return Found::Here(Start::Oldest, None),
-            From::After(id) if id.position > newest.position => return Found::NotYet,
-            From::After(id) => id,
-        };
-        match state.history.locate(id) {
-            // The one id that is no record's: a record may stand at its position.
-            Located::Known if id == EventId::ORIGIN => Found::Here(Start::Oldest, None),
-            Located::Known => Found::Here(Start::After(id), None),
-            // The reading was to begin at it or below, and begins above it: those before it are not kept any more.
-            Located::Older => Found::Here(Start::Oldest, Some(GapReason::Expired)),
-            Located::Unknown => Found::Nowhere,
+        drop(state);
+        match (located, from) {
+            // The origin is no record's: a record may stand at its position.
+            (Located::Known, From::Oldest | From::After(EventId::ORIGIN)) => {
+                Found::Here(Start::Oldest, None)
+            }
+            (Located::Known, From::After(id)) => Found::Here(Start::After(id), None),
+            // The reading was to begin below it, and begins above it: those before it are not kept any more.
+            (Located::Older, _) => Found::Here(Start::Oldest, Some(GapReason::Expired)),
+            (Located::Ahead, _) if !lock(&self.attached).is_at_end => Found::NotYet,
+            (Located::Ahead | Located::Unknown, _) => Found::Nowhere,
         }
     }
 
@@ -408,6 +424,7 @@ impl Readings {
                     stretch,
                     shared: Arc::clone(&self.shared),
                     since_round: 0,
+                    is_pausing: false,
                     is_full: false,
                 };
             }
@@ -421,6 +438,8 @@ pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
     since_round: u64,
+    /// The stream has had nothing more.
+    is_pausing: bool,
     /// There was no room, and there is more than half still.
     is_full: bool,
 }
@@ -441,18 +460,24 @@ impl Reading {
     /// Gives the next event.
     pub fn publish(&mut self, frame: Frame) {
         self.stretch.log.push(frame, |_| {});
-        self.since_round += 1;
+        self.count();
     }
 
     /// Notes the next record, of which nobody is sent anything.
     pub fn pass(&mut self, id: EventId) {
         self.stretch.log.pass(id, Instant::now(), |_| {});
-        self.since_round += 1;
+        self.count();
     }
 
-    /// Everybody takes what is there for it, and looks whether it is live. To be called where there is nothing more to
-    /// read for now; else it happens in passing.
-    pub async fn round(&mut self) {
+    /// There is nothing more to read for now: everybody looks whether it is live.
+    pub async fn pause(&mut self) {
+        self.is_pausing = true;
+        self.stretch.note_pause();
+        self.round().await;
+    }
+
+    /// Everybody takes what is there for it.
+    async fn round(&mut self) {
         self.since_round = 0;
         let seats: Vec<_> = lock(&self.stretch.attached).seats.clone();
         for group in seats.chunks(GROUP) {
@@ -500,6 +525,14 @@ impl Reading {
         }
     }
 
+    fn count(&mut self) {
+        self.since_round += 1;
+        if std::mem::take(&mut self.is_pausing) {
+            let mut attached = lock(&self.stretch.attached);
+            (attached.pausing_since, attached.is_at_end) = (None, false);
+        }
+    }
+
     fn has_reached_memory(&self) -> bool {
         let reached = self.stretch.log.tail();
         let live = self.shared.log.lock();
@@ -541,6 +574,8 @@ pub(super) enum Turn {
     Tell(Update),
     /// It has caught up with memory, and goes on there.
     Live(Reader),
+    /// The stream has no such record as it came back with.
+    Nowhere,
     /// The log broke off: it is located anew, from here.
     BrokeOff(From),
 }
@@ -589,11 +624,7 @@ impl Returning {
                 Found::Here(start, reason) => (start, reason),
                 Found::NotYet if place.stretch.has_ended() => return self.queue_again(shared),
                 Found::NotYet => return Turn::Wait,
-                Found::Nowhere => {
-                    self.from = From::Oldest;
-                    self.reason = Some(GapReason::Unknown);
-                    return self.queue_again(shared);
-                }
+                Found::Nowhere => return Turn::Nowhere,
             };
             self.found = true;
             let checkpoint = place.begin(&self.seat, start);
