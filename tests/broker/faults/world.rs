@@ -75,8 +75,9 @@ impl Plan {
     /// those who are there.
     #[must_use]
     pub fn with_little_memory(mut self) -> Self {
-        self.settings
-            .push(("HISTORY_MAX_EVENTS", "2000".to_owned()));
+        for name in ["HISTORY_MAX_EVENTS", "SSE_CHANNEL_CAPACITY"] {
+            self.settings.push((name, "2000".to_owned()));
+        }
         self.short_rings = true;
         self
     }
