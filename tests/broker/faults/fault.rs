@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
+use super::browser::Habits;
 use super::world::{CONFIRM, Plan, STREAM, World, plain};
 use crate::harness::{Direction, SOON, eventually};
 
@@ -138,6 +139,7 @@ impl Fault {
 impl World {
     /// Does it, and returns when it is over; what it broke may still be on its way back.
     pub async fn suffer(&mut self, fault: Fault) {
+        self.remember_ids();
         match fault {
             Fault::BrokerKilled | Fault::BrokerStopped => self.lose_broker(fault).await,
             Fault::LinkCut
@@ -411,20 +413,15 @@ impl World {
 
     /// So many come at once with ids that others had a while ago, read on to where the others are, and go.
     pub async fn storm(&mut self, count: u32) {
-        let with_id = |client: &&super::browser::Browser| !client.last_id().is_empty();
-        let ids: Vec<String> = self
-            .clients
-            .iter()
-            .filter(with_id)
-            .map(super::browser::Browser::last_id)
-            .collect();
+        self.remember_ids();
+        let ids = self.old_ids.clone();
         self.last(1_000..4_000).await;
         let begun = self.begin(Fault::Storm.name(), &[], &[]);
         let mut storm = Vec::new();
         for number in 0..count {
             let id = ids[self.random.usize(..ids.len())].clone();
             let scope = super::events::scope(number);
-            let habits = super::browser::Habits {
+            let habits = Habits {
                 last_id: Some(id),
                 ..plain(scope)
             };

@@ -69,7 +69,7 @@ pub enum Record {
     Closed { client: u32, how: String },
     /// A client is heard of no more. `owed`: up to here it was owed everything, to the end of the log.
     Finished { client: u32, owed: bool },
-    /// A bridge was started, and listens.
+    /// A bridge is about to be started; the one before it has ended.
     Started { replica: u32, incarnation: u32 },
     /// A fault begins.
     FaultBegin(Fault),

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::events;
 use super::history::{Intent, Record, Recorder, number_of};
-use crate::harness::{Message, Persistent, SOON, Vhost, eventually, within};
+use crate::harness::{Message, Persistent, Vhost, eventually, within};
 
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_millis(50);

@@ -109,12 +109,13 @@ impl Replica {
     /// Starts it, and waits until it listens.
     pub async fn start_again(&mut self) {
         assert!(self.bridge.is_none(), "it runs");
-        self.bridge = Some(self.setup.start_unready().await);
         self.incarnation += 1;
+        // Before it is, as clients find it before we do.
         self.recorder.record(&Record::Started {
             replica: self.number,
             incarnation: self.incarnation,
         });
+        self.bridge = Some(self.setup.start_unready().await);
     }
 
     /// What the present incarnation wrote.

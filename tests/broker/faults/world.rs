@@ -71,6 +71,17 @@ impl Plan {
         }
     }
 
+    /// With so little memory that whoever returns after some seconds is served from the stream, and that a burst may pass
+    /// those who are there.
+    #[must_use]
+    pub fn with_little_memory(mut self) -> Self {
+        for name in ["HISTORY_MAX_EVENTS", "SSE_CHANNEL_CAPACITY"] {
+            self.settings.push((name, "2000".to_owned()));
+        }
+        self.short_rings = true;
+        self
+    }
+
     /// With a broker of its own.
     #[must_use]
     pub fn on_its_own_broker(self) -> Self {
@@ -147,6 +158,8 @@ pub struct World {
     faults: u32,
     clients_ever: u32,
     generation: u32,
+    /// Ids that clients had earlier.
+    pub old_ids: Vec<String>,
     /// Clients that never read.
     deaf: Vec<Deaf>,
 }
@@ -190,6 +203,7 @@ impl World {
             faults: 0,
             clients_ever: 0,
             generation: 0,
+            old_ids: Vec::new(),
             deaf: Vec::new(),
             replicas,
             plan,
@@ -247,6 +261,12 @@ impl World {
             &self.recorder,
             self.plan.seed,
         )
+    }
+
+    /// Remembers where some clients are now, for those who will come back from there.
+    pub fn remember_ids(&mut self) {
+        let ids = self.clients.iter().take(10).map(Browser::last_id);
+        self.old_ids.extend(ids.filter(|id| !id.is_empty()));
     }
 
     /// A fault begins. It may break the links of these replicas, and make these clients slow.
