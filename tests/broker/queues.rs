@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use crate::harness::{Bridge, Client, Message, Proxy, RabbitMq, SOON, Silence, eventually};
+use crate::harness::{Bridge, Client, Message, Proxy, RabbitMq, SOON, Silence, eventually, within};
 
 #[tokio::test]
 async fn every_queue_type_delivers_in_both_scopes() {
@@ -146,6 +146,19 @@ async fn cut_many_times(kind: &str) {
         .start()
         .await;
     let mut client = Client::connect(&bridge, "team_id=7").await;
+    // A client that reads all the while, up to the number it is told in the end.
+    let (more, mut wanted) = tokio::sync::watch::channel(usize::MAX);
+    let reading = tokio::spawn(async move {
+        let mut received = Vec::new();
+        while received.len() < *wanted.borrow_and_update() {
+            match client.next(Duration::from_millis(200)).await {
+                Ok(event) => received.push(event.data),
+                Err(Silence::Nothing) => {}
+                Err(silence) => panic!("{silence:?} after {} events", received.len()),
+            }
+        }
+        (client, received)
+    });
     // One that publishes all the while, at most 2,000 a second.
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let producer = vhost.producer().await;
@@ -185,7 +198,10 @@ async fn cut_many_times(kind: &str) {
         .filter(|n| n % POISON_EVERY != 0)
         .map(|n| n.to_string())
         .collect();
-    let received = client.data(expected.len()).await;
+    more.send(expected.len()).expect("the client is running");
+    let (mut client, received) = within("all that is good arrives", SOON, reading)
+        .await
+        .expect("the client does not panic");
     if let Some(index) = (0..expected.len()).find(|index| received[*index] != expected[*index]) {
         let around = index.saturating_sub(3)..(index + 5).min(expected.len());
         panic!(
