@@ -6,7 +6,7 @@
 //! served ask again from where they are.
 
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,6 +32,11 @@ use crate::metrics::Metrics;
 const PREFETCH: u16 = 256;
 /// How many records one turn takes, before live deliveries have theirs.
 const BURST: usize = 32;
+/// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
+/// and live events would wait.
+const RECORDS_PER_SECOND: u32 = 25_000;
+/// So much of a second's records are taken as fast as they come: whoever was away for a moment has them at once.
+const HEAD_START: Duration = Duration::from_millis(500);
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
@@ -63,6 +68,7 @@ impl ReadBacks {
         let mut stopping = std::pin::pin!(self.lifecycle.intake.stopping());
         let mut readers = JoinSet::new();
         let mut link = Link::default();
+        let pace = Arc::default();
         loop {
             let has_reader_left = readers.len() < self.config.read_back_readers;
             tokio::select! {
@@ -79,6 +85,7 @@ impl ReadBacks {
                         Ok(connection) => {
                             let span = tracing::info_span!("reader", begin = reading.begin().get());
                             let reader = Reader {
+                                pace: Arc::clone(&pace),
                                 config: Arc::clone(&self.config),
                                 metrics: Arc::clone(&self.metrics),
                                 connection,
@@ -180,8 +187,27 @@ impl Link {
     }
 }
 
+/// How fast readers may go, all together.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When all that was taken so far would have been taken at that speed, if that is later than the head start.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// When the next records may be taken, after so many.
+    fn due(&self, records: u32) -> Instant {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let earliest = now.checked_sub(HEAD_START).unwrap_or(now);
+        let begin = due.map_or(earliest, |due| due.max(earliest));
+        *due.insert(begin + Duration::from_secs(1) * records / RECORDS_PER_SECOND)
+    }
+}
+
 /// One reader, on a channel of its own.
 struct Reader {
+    pace: Arc<Pace>,
     config: Arc<BrokerConfig>,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
@@ -213,7 +239,7 @@ impl Reader {
             };
             heard = Instant::now();
             let mut next = Some(first);
-            let mut read = None;
+            let (mut read, mut taken) = (None, 0);
             for _ in 0..BURST {
                 let Some(delivery) = next.take().or_else(|| deliveries.next().now_or_never())
                 else {
@@ -228,10 +254,12 @@ impl Reader {
                 last = origin.position;
                 read = Some(tag);
                 reading.accept(message);
-                records += 1;
+                taken += 1;
                 self.metrics.read_back_records.inc();
             }
             acknowledge(&channel, read).await?;
+            records += u64::from(taken);
+            sleep_until(self.pace.due(taken)).await;
         }
         tracing::debug!(records, "read back");
         let closing = channel.close(200, "OK".into());
@@ -286,4 +314,27 @@ async fn acknowledge(channel: &Channel, tag: Option<u64>) -> Result<(), Error> {
     };
     let telling = channel.basic_ack(tag, BasicAckOptions { multiple: true });
     connection::answer("reading back", telling).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_have_a_head_start_and_then_go_at_their_pace_together() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        for _ in 0..RECORDS_PER_SECOND / 1000 * 3 {
+            sleep_until(pace.due(1000)).await;
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(3) - HEAD_START);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let rested = Instant::now();
+        sleep_until(pace.due(1000)).await;
+        assert_eq!(
+            rested.elapsed(),
+            Duration::ZERO,
+            "the head start is there again"
+        );
+    }
 }
