@@ -7,7 +7,6 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use lapin::options::BasicAckOptions;
 use lapin::{BasicProperties, Channel, Connection};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
 
@@ -101,6 +101,15 @@ pub(super) enum Standing {
     Without,
     /// This replica has the duty, and whoever had it before came as far as this.
     Held(Token),
+}
+
+/// Which token was published, or could not be.
+#[derive(Clone, Copy, Debug)]
+enum Published {
+    /// The one that whoever comes puts into the queue.
+    First,
+    /// The next one.
+    Next,
 }
 
 /// How far this replica has come, to be written into the token. None while it has not the duty.
@@ -204,8 +213,15 @@ impl Keeper {
         // Whoever comes puts one there, that says what it last knew: so the queue is never empty for long, whatever became
         // of the last one.
         let known = self.written.send_replace(Token::NONE);
-        let mut announcing = pin!(self.publish_until_confirmed(known));
-        let mut is_announced = false;
+        // In tasks of their own, as all that publish wait for the one that makes a connection: it must go on also while
+        // this one waits for something else. At most one moves the token at a time.
+        let mut publishing = JoinSet::new();
+        let announcer = self.clone();
+        publishing.spawn(async move {
+            announcer.publish_until_confirmed(known).await;
+            Published::First
+        });
+        let mut is_moving = false;
         let mut pause = None;
         let mut hand = Hand {
             keeper: self,
@@ -231,7 +247,9 @@ impl Keeper {
                         self.hold_with(best);
                     }
                 }
-                () = &mut announcing, if !is_announced => is_announced = true,
+                Some(published) = publishing.join_next() => {
+                    is_moving &= !matches!(published, Ok(Published::Next) | Err(_));
+                }
                 () = until(pause) => {
                     pause = None;
                     next_move = Some(Instant::now() + MOVE);
@@ -240,30 +258,40 @@ impl Keeper {
                         self.hold_with(best);
                     }
                 }
-                changed = told.changed(), if next_move.is_some() => {
+                changed = told.changed(), if next_move.is_some() && !is_moving => {
                     if changed.is_err() {
                         // The other end is in this struct: it cannot be gone.
                         return Ok(pending().await);
                     }
                     let token = *told.borrow_and_update();
                     if let Some(token) = token {
-                        self.write(token).await;
+                        self.move_to(token, &mut publishing);
+                        is_moving = true;
                         last_moved = Instant::now();
                     }
                 }
-                () = until(next_move) => {
+                () = until(next_move), if !is_moving => {
                     next_move = Some(Instant::now() + MOVE);
                     let Some((_, kept)) = hand.kept else {
                         continue;
                     };
                     let token = told.borrow_and_update().unwrap_or(kept);
                     if token != kept || last_moved.elapsed() >= REFRESH {
-                        self.write(token).await;
+                        self.move_to(token, &mut publishing);
+                        is_moving = true;
                         last_moved = Instant::now();
                     }
                 }
             }
         }
+    }
+
+    fn move_to(&self, token: Token, publishing: &mut JoinSet<Published>) {
+        let writer = self.clone();
+        publishing.spawn(async move {
+            writer.write(token).await;
+            Published::Next
+        });
     }
 
     /// The duty is this replica's, and the best token says this.
