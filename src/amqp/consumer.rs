@@ -951,7 +951,7 @@ impl<I: Intake> Run<I> {
         if let Some((token, _)) = self.ledger.token() {
             // Whoever comes next need not write these dead letters again.
             self.keeper.tell(Some(token), true);
-            drop(timeout(CANCEL, self.keeper.written()).await);
+            drop(timeout(LAST_LETTERS, self.keeper.written()).await);
         }
         if let Some(tag) = subscription.settlements.take_due() {
             let telling = subscription
