@@ -16,6 +16,7 @@ pub mod consumer;
 pub mod read_back;
 mod message;
 mod progress;
+mod stream;
 mod settlements;
 mod redeliveries;
 mod duty;

@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
 
 use super::connection::{self, Backoff, FaultLog};
-use super::consumer::{self, Tail};
 use super::message::take_apart;
 use super::progress::Offset;
 use super::publisher::Publisher;
+use super::stream::{self, Tail};
 use super::{BrokerConfig, Error, topology};
 use crate::event::id::{EventId, Position};
 
@@ -207,8 +207,7 @@ impl Keeper {
     async fn hold(&self, connection: &Connection) -> Result<Infallible, Error> {
         topology::ensure_duty(connection, &self.config).await?;
         let queue = topology::duty_queue_name(&self.config);
-        let (channel, mut deliveries) =
-            consumer::open_at(connection, &queue, PREFETCH, None).await?;
+        let (channel, mut deliveries) = stream::open_at(connection, &queue, PREFETCH, None).await?;
         let mut told = self.told.subscribe();
         // Whoever comes puts one there, that says what it last knew: so the queue is never empty for long, whatever became
         // of the last one.
@@ -403,7 +402,7 @@ impl Hand<'_> {
                 let oldest = self.first_record(Offset::First).await?;
                 return Ok(oldest.is_some_and(|oldest| oldest.position > newest.position));
             }
-            match consumer::find_tail(self.connection, config).await? {
+            match stream::find_tail(self.connection, config).await? {
                 Tail::At(tail) if tail < newest.position => return Ok(false),
                 Tail::Empty => return Ok(false),
                 // It is there and does not come: the broker is slow, or has just started.
@@ -415,14 +414,13 @@ impl Hand<'_> {
     /// The first record from there on, if one comes soon.
     async fn first_record(&self, begin: Offset) -> Result<Option<EventId>, Error> {
         let queue = &self.keeper.config.queue;
-        let (_channel, mut records) =
-            consumer::open(self.connection, queue, 1, Some(begin)).await?;
+        let (_channel, mut records) = stream::open(self.connection, queue, 1, Some(begin)).await?;
         match timeout(SILENCE, records.next()).await {
             Ok(Some(Ok(delivery))) => {
                 let (message, origin) = take_apart(delivery);
                 Ok(origin.position.map(|position| EventId {
                     position,
-                    mark: consumer::mark(position, &message),
+                    mark: stream::mark(position, &message),
                 }))
             }
             Ok(Some(Err(error))) => Err(connection::lost("looking at a record", &error)),

@@ -19,9 +19,9 @@ use tokio_stream::StreamExt;
 use tracing::Instrument;
 
 use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
-use super::consumer;
 use super::message::take_apart;
 use super::progress::Offset;
+use super::stream;
 use super::{BrokerConfig, Error};
 use crate::event::id::Position;
 use crate::event::{self, ReadBack};
@@ -219,7 +219,7 @@ impl Reader {
         let offset = Offset::At(reading.begin());
         let queue = &self.config.queue;
         let (channel, mut deliveries) =
-            consumer::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
+            stream::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
         let mut heard = Instant::now();
         let mut last: Option<Position> = None;
         let mut records = 0_u64;
@@ -286,7 +286,7 @@ impl Reader {
     async fn oldest(&self) -> Result<Option<Position>, Error> {
         let queue = &self.config.queue;
         let offset = Some(Offset::First);
-        let (channel, mut deliveries) = consumer::open(&self.connection, queue, 1, offset).await?;
+        let (channel, mut deliveries) = stream::open(&self.connection, queue, 1, offset).await?;
         let first = timeout(SILENCE, deliveries.next()).await.ok().flatten();
         let oldest = match first {
             Some(first) => take_apart(self.delivery(Some(first))?).1.position,

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 use super::ledger::Stretch;
 use super::progress::Offset;
 use super::settlements::Settlements;
-use super::{BrokerConfig, Error, connection, consumer};
+use super::{BrokerConfig, Error, connection, stream};
 
 /// How long a reading that broke off rests.
 const REST: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl<'a> Sweep<'a> {
         }
         let Stretch { begin, end } = stretch;
         tracing::info!(begin = begin.get(), end = end.get(), queue = %self.config.queue, "reading again what was read without the duty of dead-lettering");
-        let opening = consumer::open(
+        let opening = stream::open(
             self.connection,
             &self.config.queue,
             self.config.prefetch,
