@@ -43,7 +43,7 @@ trait Walk {
     fn connects(&mut self, at: Moment, replica: u32, last_id: Option<&str>, forged: bool);
     fn checkpoint(&mut self, at: Moment, id: &str, report: &mut Report);
     /// The event that bears this number, and is for this client.
-    fn event(&mut self, id: &str, number: u64, report: &mut Report);
+    fn event(&mut self, at: Moment, id: &str, number: u64, report: &mut Report);
     fn gap(&mut self, at: Moment, reason: &str, missed: Option<u64>, report: &mut Report);
     /// It was owed everything up to here.
     fn owed(&mut self, report: &mut Report);
@@ -152,7 +152,7 @@ impl<'a> Client<'a> {
                     return;
                 }
                 recoveries.delivered(outline, self.replica, number, at);
-                self.walk.event(id, number, report);
+                self.walk.event(at, id, number, report);
             }
             Record::Gap { reason, missed, .. } => {
                 *report.summary.gaps.entry(reason.clone()).or_default() += 1;

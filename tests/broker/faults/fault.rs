@@ -237,6 +237,8 @@ impl World {
     /// RabbitMQ itself cancels the consumers, or forgets them, or closes their channels with a 406, as it would for a
     /// record that nobody acknowledged for half an hour.
     async fn end_consumers(&mut self, fault: Fault) {
+        // There are none to be ended while a link is still away.
+        self.recover().await;
         let every = self.every_replica();
         let mut before = Vec::new();
         for replica in &self.replicas {

@@ -13,6 +13,9 @@ const UNTRUSTED: Moment = 10 * SECOND;
 /// round.
 const RECREATION: Moment = 20 * SECOND;
 
+/// How long RabbitMQ may take to notice that a consumer is gone, and to deliver again what that one had.
+const REDELIVERY: Moment = 30 * SECOND;
+
 /// A place in the log: which stream, and where in it. Before its first record is -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -175,6 +178,16 @@ impl Outline {
                 .faults
                 .iter()
                 .any(|span| span.begin <= at && span.fault.clients.contains(&client))
+    }
+
+    /// Whether the link of a replica was, or may have been, broken shortly before: a queue then delivers again, late and out
+    /// of its order, what the link had taken and not acknowledged.
+    pub(super) fn was_disturbed(&self, replica: u32, at: Moment) -> bool {
+        self.faults.iter().any(|span| {
+            span.fault.replicas.contains(&replica)
+                && span.begin <= at
+                && span.end.is_none_or(|end| at <= end + REDELIVERY)
+        })
     }
 
     /// How often a replica had been started.

@@ -470,6 +470,30 @@ fn events_in_another_order_are_found() {
 }
 
 #[test]
+fn a_queue_may_deliver_late_what_a_broken_link_had_taken() {
+    let swap = |lines: &mut Vec<Line>| {
+        let (one, other) = (
+            delivery(lines, TRAVELLER, 24),
+            delivery(lines, TRAVELLER, 28),
+        );
+        let late = lines[one].1.clone();
+        lines[one].1 = lines[other].1.clone();
+        lines[other].1 = late;
+    };
+    // Its replica had just been killed, the other had not.
+    assert_eq!(planted("quorum", swap), []);
+    let kinds = planted("quorum", |lines| {
+        swap(lines);
+        for (_, record) in lines {
+            if let Record::FaultBegin(fault) = record {
+                fault.replicas = vec![0];
+            }
+        }
+    });
+    assert_eq!(kinds, [Kind::OutOfOrder]);
+}
+
+#[test]
 fn a_client_that_is_sent_back_without_a_word_is_found() {
     let kinds = planted("stream", |lines| {
         let place = delivery(lines, EVERYTHING, 30);

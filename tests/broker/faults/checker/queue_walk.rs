@@ -65,22 +65,22 @@ impl<'a> QueueWalk<'a> {
         newest.unwrap_or_else(|| number_of(publisher, 0))
     }
 
-    /// Finds what is owed of this publisher between two of its numbers, both left out, and did not come.
-    fn find_lost(&self, publisher: u32, after: u64, before: u64, report: &mut Report) {
+    /// Finds what is owed and did not come, of what is below `end` of each publisher.
+    fn find_lost(&self, end: impl Fn(u32) -> u64, report: &mut Report) {
         let Some(from) = self.from else {
             return;
         };
-        let first = self.due.partition_point(|due| due.number <= after);
-        for (index, due) in self.due.iter().enumerate().skip(first) {
-            if due.number >= before || self.publisher(due.number) != Some(publisher) {
-                return;
-            }
+        for (due, seen) in self.due.iter().zip(&self.seen) {
             let Some(published) = self.outline.published.get(&due.number) else {
                 continue;
             };
-            if self.seen[index] == 0 && published.confirmed.is_some() && published.at > from {
+            if *seen == 0
+                && published.confirmed.is_some()
+                && published.at > from
+                && due.number < end(published.intent.publisher)
+            {
                 let what = format!(
-                    "client {} was not sent {}, published at {}; it had {after}, and is owed what was published after {from}",
+                    "client {} was not sent {}, published at {}; it is owed what was published after {from}",
                     self.client(),
                     due.number,
                     published.at,
@@ -122,7 +122,7 @@ impl Walk for QueueWalk<'_> {
         }
     }
 
-    fn event(&mut self, id: &str, number: u64, report: &mut Report) {
+    fn event(&mut self, at: Moment, id: &str, number: u64, report: &mut Report) {
         self.check_forgery(report);
         self.home = Some(self.now);
         let index = self.due.partition_point(|due| due.number < number);
@@ -144,7 +144,7 @@ impl Walk for QueueWalk<'_> {
             return;
         }
         let newest = self.newest_of(publisher);
-        if number < newest {
+        if number < newest && !self.outline.was_disturbed(self.now.0, at) {
             let what = format!(
                 "client {} was sent {number} as {id} after {newest}",
                 self.client()
@@ -152,8 +152,7 @@ impl Walk for QueueWalk<'_> {
             report.find(Kind::OutOfOrder, &what);
             return;
         }
-        self.find_lost(publisher, newest, number, report);
-        self.newest.insert(publisher, number);
+        self.newest.insert(publisher, number.max(newest));
     }
 
     fn gap(&mut self, at: Moment, reason: &str, missed: Option<u64>, report: &mut Report) {
@@ -180,6 +179,10 @@ impl Walk for QueueWalk<'_> {
             report.find(Kind::WrongCount, &what);
         }
         self.forged = false;
+        // What came after it was published later, and the gap is of what was to come: unless it is yet to come again.
+        if reason != "slow" && !self.outline.was_disturbed(self.now.0, at) {
+            self.find_lost(|publisher| self.newest_of(publisher), report);
+        }
         self.chapter += 1;
         if reason == "slow" {
             // No id follows: what was published up to now may be among what it missed.
@@ -199,14 +202,6 @@ impl Walk for QueueWalk<'_> {
         if self.gap_open {
             return;
         }
-        let publishers: std::collections::BTreeSet<u32> = self
-            .due
-            .iter()
-            .filter_map(|due| self.publisher(due.number))
-            .collect();
-        for publisher in publishers {
-            let newest = self.newest_of(publisher);
-            self.find_lost(publisher, newest, u64::MAX, report);
-        }
+        self.find_lost(|_| u64::MAX, report);
     }
 }

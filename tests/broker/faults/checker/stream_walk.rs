@@ -241,7 +241,7 @@ impl Walk for StreamWalk<'_> {
         }
     }
 
-    fn event(&mut self, id: &str, number: u64, report: &mut Report) {
+    fn event(&mut self, _at: Moment, id: &str, number: u64, report: &mut Report) {
         self.told_of_its_forgery(report);
         let places = self.outline.places(number);
         let place = self
