@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicQosOptions};
 use lapin::{Channel, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -39,6 +39,8 @@ const RECORDS_PER_SECOND: u32 = 25_000;
 const HEAD_START: Duration = Duration::from_millis(500);
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How often the broker is asked meanwhile whether it is there: only then is silence an end.
+const ASK: Duration = Duration::from_millis(500);
 /// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long the connection is kept when nobody needs it.
@@ -220,24 +222,30 @@ impl Reader {
         let queue = &self.config.queue;
         let (channel, mut deliveries) =
             stream::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
-        let mut heard = Instant::now();
+        let mut idle = Duration::ZERO;
         let mut last: Option<Position> = None;
         let mut records = 0_u64;
         while reading.room().await {
             let first = match timeout(PAUSE, deliveries.next()).await {
                 Ok(first) => first,
-                Err(_) if heard.elapsed() >= SILENCE => {
-                    return Err(Error::Timeout {
-                        action: format!("with records of stream `{queue}`"),
-                        seconds: SILENCE.as_secs(),
-                    });
-                }
+                // Perhaps the subscription has died without a word: whoever still waits does so at another one.
+                Err(_) if idle >= SILENCE => break,
                 Err(_) => {
-                    reading.pause().await;
-                    continue;
+                    idle += PAUSE;
+                    if !idle.as_millis().is_multiple_of(ASK.as_millis()) {
+                        reading.pause().await;
+                        continue;
+                    }
+                    reading.asked();
+                    ask(&channel).await?;
+                    let Some(first) = deliveries.next().now_or_never() else {
+                        reading.ended().await;
+                        continue;
+                    };
+                    first
                 }
             };
-            heard = Instant::now();
+            idle = Duration::ZERO;
             let mut next = Some(first);
             let (mut read, mut taken) = (None, 0);
             for _ in 0..BURST {
@@ -305,6 +313,12 @@ impl Reader {
             }),
         }
     }
+}
+
+/// Asks the broker something that it answers in its turn, after whatever it had to deliver on this channel.
+async fn ask(channel: &Channel) -> Result<(), Error> {
+    let options = BasicQosOptions { global: false };
+    connection::answer("reading back", channel.basic_qos(PREFETCH, options)).await
 }
 
 /// A stream delivers on when it is told how far it was read (AMQP 0-9-1 §1.8.3.13).

@@ -77,6 +77,14 @@ impl event::ReadBack for ReadBack {
         self.reading.pause().await;
     }
 
+    fn asked(&mut self) {
+        self.reading.asked();
+    }
+
+    async fn ended(&mut self) {
+        self.reading.ended().await;
+    }
+
     async fn room(&mut self) -> bool {
         self.reading.room().await
     }

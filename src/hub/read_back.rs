@@ -47,7 +47,8 @@ const ROUND: u64 = small(2048);
 const LAST_ROUND: u64 = small(256);
 /// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
 const GROUP: usize = 16;
-/// How long a stream must have nothing more for that to be its end: an id beyond it may be of a replica that is ahead.
+/// How long what a client came back with is waited for where the stream ends before it: it may be of a replica that is
+/// ahead, on a node of the broker that is.
 const END: Duration = Duration::from_secs(2);
 /// How long readers may take to make room while they hold up others.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,6 +95,8 @@ struct Seat {
 struct Place {
     stretch: Arc<Stretch>,
     reader: Reader,
+    /// Since when the reading serves it.
+    since: Instant,
 }
 
 impl Seat {
@@ -208,12 +211,10 @@ struct Stretch {
 #[derive(Debug, Default)]
 struct Attached {
     seats: Vec<Weak<Seat>>,
-    /// Since when the stream has had nothing more, and all of these readers have been there.
-    pausing_since: Option<Instant>,
-    /// That was long enough: what has not come is not there.
-    is_at_end: bool,
-    /// Nothing more will come.
-    ended: bool,
+    /// When the stream last had nothing more, as the broker said.
+    ended_at: Option<Instant>,
+    /// Nothing more will be read.
+    closed: bool,
 }
 
 /// What an id means to the reading that serves it.
@@ -265,7 +266,7 @@ impl Stretch {
     fn attach(self: &Arc<Self>, seat: &Arc<Seat>) -> bool {
         let mut attached = lock(&self.attached);
         let mut state = self.log.lock();
-        if attached.ended || seat.needs() < self.next(&state) {
+        if attached.closed || seat.needs() < self.next(&state) {
             return false;
         }
         let (reader, _) = Reader::join(
@@ -277,23 +278,25 @@ impl Stretch {
         );
         drop(state);
         let stretch = Arc::clone(self);
-        lock(&seat.place).replace(Place { stretch, reader });
+        let since = Instant::now();
+        lock(&seat.place).replace(Place {
+            stretch,
+            reader,
+            since,
+        });
         attached.seats.push(Arc::downgrade(seat));
-        // What it seeks may be newer than the last look at the stream.
-        (attached.pausing_since, attached.is_at_end) = (None, false);
         seat.signal.raise();
         true
     }
 
-    /// The stream has had nothing more, just now.
-    fn note_pause(&self) {
-        let mut attached = lock(&self.attached);
-        let since = attached.pausing_since.get_or_insert_with(Instant::now);
-        attached.is_at_end = since.elapsed() >= END;
+    /// Whether the stream had nothing more at this moment or later.
+    fn ended_after(&self, moment: Instant) -> bool {
+        let ended_at = lock(&self.attached).ended_at;
+        ended_at.is_some_and(|ended_at| ended_at >= moment)
     }
 
-    fn has_ended(&self) -> bool {
-        lock(&self.attached).ended
+    fn is_closed(&self) -> bool {
+        lock(&self.attached).closed
     }
 
     fn wake(&self) {
@@ -302,7 +305,7 @@ impl Stretch {
         }
     }
 
-    fn find(&self, from: From) -> Found {
+    fn find(&self, from: From, since: Instant) -> Found {
         let state = self.log.lock();
         let located = match from {
             From::Oldest if state.history.newest().is_none() => Located::Ahead,
@@ -318,7 +321,7 @@ impl Stretch {
             (Located::Known, From::After(id)) => Found::Here(Start::After(id), None),
             // The reading was to begin below it, and begins above it: those before it are not kept any more.
             (Located::Older, _) => Found::Here(Start::Oldest, Some(GapReason::Expired)),
-            (Located::Ahead, _) if !lock(&self.attached).is_at_end => Found::NotYet,
+            (Located::Ahead, _) if !self.ended_after(since + END) => Found::NotYet,
             (Located::Ahead | Located::Unknown, _) => Found::Nowhere,
         }
     }
@@ -424,7 +427,7 @@ impl Readings {
                     stretch,
                     shared: Arc::clone(&self.shared),
                     since_round: 0,
-                    is_pausing: false,
+                    asked_at: None,
                     is_full: false,
                 };
             }
@@ -438,8 +441,7 @@ pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
     since_round: u64,
-    /// The stream has had nothing more.
-    is_pausing: bool,
+    asked_at: Option<Instant>,
     /// There was no room, and there is more than half still.
     is_full: bool,
 }
@@ -471,8 +473,17 @@ impl Reading {
 
     /// There is nothing more to read for now: everybody looks whether it is live.
     pub async fn pause(&mut self) {
-        self.is_pausing = true;
-        self.stretch.note_pause();
+        self.round().await;
+    }
+
+    /// The broker is being asked for a sign of life, as the stream has given nothing for a while.
+    pub fn asked(&mut self) {
+        self.asked_at = Some(Instant::now());
+    }
+
+    /// It has given one, and no record before that: when it was asked the stream had nothing more.
+    pub async fn ended(&mut self) {
+        lock(&self.stretch.attached).ended_at = self.asked_at.take();
         self.round().await;
     }
 
@@ -527,10 +538,7 @@ impl Reading {
 
     fn count(&mut self) {
         self.since_round += 1;
-        if std::mem::take(&mut self.is_pausing) {
-            let mut attached = lock(&self.stretch.attached);
-            (attached.pausing_since, attached.is_at_end) = (None, false);
-        }
+        self.asked_at = None;
     }
 
     fn has_reached_memory(&self) -> bool {
@@ -544,7 +552,7 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        lock(&self.stretch.attached).ended = true;
+        lock(&self.stretch.attached).closed = true;
         self.stretch.wake();
     }
 }
@@ -620,9 +628,9 @@ impl Returning {
             return self.queue_again(shared);
         }
         if !self.found {
-            let (start, reason) = match place.stretch.find(self.from) {
+            let (start, reason) = match place.stretch.find(self.from, place.since) {
                 Found::Here(start, reason) => (start, reason),
-                Found::NotYet if place.stretch.has_ended() => return self.queue_again(shared),
+                Found::NotYet if place.stretch.is_closed() => return self.queue_again(shared),
                 Found::NotYet => return Turn::Wait,
                 Found::Nowhere => return Turn::Nowhere,
             };
@@ -707,7 +715,7 @@ impl Returning {
         {
             return Turn::Live(reader);
         }
-        if place.stretch.has_ended() {
+        if place.stretch.is_closed() {
             return self.queue_again(shared);
         }
         Turn::Wait

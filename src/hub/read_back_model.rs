@@ -299,7 +299,8 @@ impl World {
                 .iter()
                 .find(|record| record.id.position.get() >= next);
             let Some(record) = record else {
-                reading.pause().await;
+                reading.asked();
+                reading.ended().await;
                 break;
             };
             let overtaken = self.stream[..self.kept]
