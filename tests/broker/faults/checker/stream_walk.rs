@@ -39,6 +39,8 @@ struct Told {
     missed: Option<u64>,
     /// How many were missing.
     found: u64,
+    /// Each of them was told for what rings had passed, so that something must be missing.
+    slow: bool,
 }
 
 impl<'a> StreamWalk<'a> {
@@ -145,7 +147,7 @@ impl<'a> StreamWalk<'a> {
                 self.cursor
             );
             report.find(Kind::WrongCount, &what);
-        } else if told.found == 0 && !is_narrow && !self.may_overlap() {
+        } else if told.slow && told.found == 0 && !is_narrow {
             let what = format!(
                 "client {} was told of a gap and missed nothing, up to {:?}",
                 self.client(),
@@ -153,11 +155,6 @@ impl<'a> StreamWalk<'a> {
             );
             report.find(Kind::FalseGap, &what);
         }
-    }
-
-    /// Whether what a gap of no number covers may have been covered by another, that ended with an id.
-    fn may_overlap(&self) -> bool {
-        self.outline.rules().short_history
     }
 
     fn told_of_its_forgery(&mut self, report: &mut Report) {
@@ -317,6 +314,7 @@ impl Walk for StreamWalk<'_> {
                 at,
                 missed: Some(0),
                 found: 0,
+                slow: true,
             });
             self.told = Some(Told {
                 at,
@@ -325,6 +323,7 @@ impl Walk for StreamWalk<'_> {
                     .zip(missed)
                     .map(|(before, missed)| before + missed),
                 found: before.found,
+                slow: before.slow && reason == "slow",
             });
         }
     }
