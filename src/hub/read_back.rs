@@ -176,9 +176,9 @@ impl Desk {
         // Not beyond the newest that is known: beyond the end of a stream there is silence.
         let begin = lowest.saturating_sub(LOOK_BACK).min(newest);
         let stretch = Arc::new(Stretch::new(Position::new(begin)));
-        for seat in &seats {
-            stretch.attach(seat);
-        }
+        seats.retain(|seat| !stretch.attach(seat));
+        // It begins below them all, so that none is refused; whoever were would wait on.
+        queue.waiting.extend(seats.iter().map(Arc::downgrade));
         queue.readings.push(Arc::downgrade(&stretch));
         Some(stretch)
     }
