@@ -1,6 +1,6 @@
 //! What it costs when 2,000 clients return at once whose cursors are 200,000 events back: how much is read from the
 //! broker, against what one such client needs, and how much later live clients get their events meanwhile, against
-//! their usual.
+//! their usual. Beside them a bare consumer of the stream shows how much of that is the broker's and the machine's.
 //!
 //! `cargo bench --bench resume` prints a table. The returning clients are a process of their own, at the lowest priority,
 //! so that the work of reading what they are sent is not taken for work of the bridge.
@@ -27,8 +27,11 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use harness::{Bridge, Client, Message, Producer, RabbitMq};
+use harness::{Bridge, Client, Message, RabbitMq, Vhost};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::StreamExt;
 
 const EVENTS: usize = 200_000;
 const CLIENTS: usize = 2_000;
@@ -78,7 +81,7 @@ async fn main() {
         alone_took.as_secs_f64()
     );
 
-    let mut live = Live::begin(&bridge, vhost.producer().await).await;
+    let mut live = Live::begin(&vhost, &bridge).await;
     tokio::time::sleep(USUAL).await;
     live.mark();
     let began = Instant::now();
@@ -92,7 +95,7 @@ async fn main() {
         .await
         .expect("nice is installed");
     let took = began.elapsed();
-    let (usual, meanwhile) = live.end().await;
+    let [(usual, meanwhile), (bare_usual, bare_meanwhile)] = live.end().await;
     assert!(all.success(), "not every client got everything");
     let read = settled(&bridge).await - alone_read;
     println!(
@@ -104,10 +107,16 @@ async fn main() {
         "records read:     {:.2} times those of one",
         read / alone_read
     );
-    print_delays("usually", &usual);
-    print_delays("meanwhile", &meanwhile);
-    let ratio = percentile(&meanwhile, 0.99).as_secs_f64() / percentile(&usual, 0.99).as_secs_f64();
-    println!("live p99:         {ratio:.2} times the usual");
+    print_delays("live, usually", &usual);
+    print_delays("live, meanwhile", &meanwhile);
+    print_delays("bare, usually", &bare_usual);
+    print_delays("bare, meanwhile", &bare_meanwhile);
+    let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
+    println!(
+        "p99 meanwhile:    {:.2} times the usual; of a bare consumer {:.2} times",
+        p99(&meanwhile) / p99(&usual),
+        p99(&bare_meanwhile) / p99(&bare_usual)
+    );
 }
 
 fn event(number: usize) -> Message {
@@ -151,35 +160,57 @@ async fn return_together(address: &str, id: &str) {
     clients.join_all().await;
 }
 
-/// Clients that are there all the time, and a producer that tells them when it published.
+/// When events came, and how long after they were published.
+type Delays = Arc<Mutex<Vec<(Instant, Duration)>>>;
+
+/// Clients that are there all the time, a bare consumer of the stream, and a producer that tells them when it published.
 struct Live {
-    clients: JoinSet<()>,
+    readers: JoinSet<()>,
     publishing: JoinHandle<()>,
-    /// When each event came, and how long after it was published.
-    delays: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    of_clients: Delays,
+    of_bare_consumer: Delays,
     marked: Option<Instant>,
 }
 
 impl Live {
-    async fn begin(bridge: &Bridge, producer: Producer) -> Self {
-        let (began, delays) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
-        let mut clients = JoinSet::new();
+    async fn begin(vhost: &Vhost, bridge: &Bridge) -> Self {
+        let began = Instant::now();
+        let (of_clients, of_bare_consumer) = (Delays::default(), Delays::default());
+        let note = move |delays: &Delays, sent: &str| {
+            let now = Instant::now();
+            let Ok(sent) = sent.parse() else { return };
+            let delay = now.saturating_duration_since(began + Duration::from_micros(sent));
+            delays
+                .lock()
+                .expect("nobody panics with it")
+                .push((now, delay));
+        };
+        let mut readers = JoinSet::new();
         for _ in 0..LIVE_CLIENTS {
             let mut client = Client::connect(bridge, "channel=live").await;
-            let delays = Arc::clone(&delays);
-            clients.spawn(async move {
+            let delays = Arc::clone(&of_clients);
+            readers.spawn(async move {
                 loop {
                     let event = client.event().await;
-                    let now = Instant::now();
-                    let sent = Duration::from_micros(event.data.parse().expect("a time"));
-                    let delay = now.saturating_duration_since(began + sent);
-                    delays
-                        .lock()
-                        .expect("nobody panics with it")
-                        .push((now, delay));
+                    note(&delays, &event.data);
                 }
             });
         }
+        let delays = Arc::clone(&of_bare_consumer);
+        let connection = vhost.connect().await;
+        let mut records = bare_consumer(&connection).await;
+        readers.spawn(async move {
+            let _connection = connection;
+            while let Some(record) = records.next().await {
+                let record = record.expect("a record");
+                note(&delays, &String::from_utf8_lossy(&record.data));
+                record
+                    .ack(BasicAckOptions::default())
+                    .await
+                    .expect("the broker is there");
+            }
+        });
+        let producer = vhost.producer().await;
         let publishing = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(PACE);
             loop {
@@ -189,9 +220,10 @@ impl Live {
             }
         });
         Self {
-            clients,
+            readers,
             publishing,
-            delays,
+            of_clients,
+            of_bare_consumer,
             marked: None,
         }
     }
@@ -201,17 +233,38 @@ impl Live {
         self.marked = Some(Instant::now());
     }
 
-    /// The delays before and after the mark.
-    async fn end(mut self) -> (Vec<Duration>, Vec<Duration>) {
+    /// The delays of the clients and of the bare consumer, each before and after the mark.
+    async fn end(mut self) -> [(Vec<Duration>, Vec<Duration>); 2] {
         self.publishing.abort();
-        self.clients.shutdown().await;
-        let delays = self.delays.lock().expect("nobody panics with it");
-        let (usual, meanwhile): (Vec<_>, Vec<_>) = delays
-            .iter()
-            .partition(|(came, _)| Some(*came) < self.marked);
-        let only = |delays: Vec<(Instant, Duration)>| delays.iter().map(|each| each.1).collect();
-        (only(usual), only(meanwhile))
+        self.readers.shutdown().await;
+        [self.of_clients, self.of_bare_consumer].map(|delays| {
+            let delays = delays.lock().expect("nobody panics with it");
+            let (usual, meanwhile): (Vec<_>, Vec<_>) = delays
+                .iter()
+                .partition(|(came, _)| Some(*came) < self.marked);
+            let only =
+                |delays: Vec<(Instant, Duration)>| delays.iter().map(|each| each.1).collect();
+            (only(usual), only(meanwhile))
+        })
     }
+}
+
+async fn bare_consumer(connection: &lapin::Connection) -> lapin::Consumer {
+    let channel = connection.create_channel().await.expect("a channel");
+    channel
+        .basic_qos(100, BasicQosOptions::default())
+        .await
+        .expect("a prefetch");
+    let mut arguments = FieldTable::default();
+    arguments.insert(
+        "x-stream-offset".into(),
+        AMQPValue::LongString("next".into()),
+    );
+    let options = BasicConsumeOptions::default();
+    channel
+        .basic_consume("events.sse".into(), "".into(), options, arguments)
+        .await
+        .expect("the stream")
 }
 
 fn percentile(delays: &[Duration], share: f64) -> Duration {
@@ -223,7 +276,7 @@ fn percentile(delays: &[Duration], share: f64) -> Duration {
 fn print_delays(when: &str, delays: &[Duration]) {
     let ms = |share| percentile(delays, share).as_secs_f64() * 1e3;
     println!(
-        "live, {when:<10}  p50 {:>6.2} ms, p99 {:>6.2} ms, worst {:>6.2} ms, {} deliveries",
+        "{when:<16}  p50 {:>6.2} ms, p99 {:>6.2} ms, worst {:>6.2} ms, {} deliveries",
         ms(0.5),
         ms(0.99),
         ms(1.0),
