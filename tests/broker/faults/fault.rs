@@ -201,7 +201,7 @@ impl World {
         let length = match fault {
             Fault::LinkFlaps => 20..100,
             Fault::LinkForgotten => 0..1,
-            _ => 500..6_000,
+            _ => 500..5_000,
         };
         let times = if fault == Fault::LinkFlaps { 25 } else { 1 };
         for _ in 0..times {

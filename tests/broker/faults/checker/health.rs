@@ -156,7 +156,7 @@ impl Recoveries {
                 if !link_late && !event_late {
                     let took = back.map_or(0, |at| at - recovery.end);
                     report.summary.recoveries += 1;
-                    report.summary.slowest_recovery = report.summary.slowest_recovery.max(took);
+                    report.summary.recovered(took, &span.fault.kind);
                     continue;
                 }
                 let overtaken = outline.faults.iter().any(|other| {

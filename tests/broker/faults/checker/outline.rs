@@ -16,6 +16,9 @@ const RECREATION: Moment = 20 * SECOND;
 /// How long RabbitMQ may take to notice that a consumer is gone, and to deliver again what that one had.
 const REDELIVERY: Moment = 30 * SECOND;
 
+/// How far behind a bridge may be whose link has just failed.
+const UNREAD: Moment = 30 * SECOND;
+
 /// A place in the log: which stream, and where in it. Before its first record is -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -279,13 +282,19 @@ impl Outline {
         }
     }
 
+    /// Whether the stream was deleted so soon after it was published that no bridge may have read it.
+    fn may_be_unread(&self, published: &Published) -> bool {
+        self.recreations()
+            .any(|span| published.at <= span.begin && span.begin <= published.at + UNREAD)
+    }
+
     /// Each poison message has its dead letter, and nothing else has.
     fn judge_letters(&self, report: &mut Report) {
         let most = self.rules().dead_letters_at_most;
         for (number, published) in &self.published {
             let letters = self.letters.get(number).map_or(&[][..], Vec::as_slice);
             let stored = match self.is_stream() {
-                true => !self.places(*number).is_empty(),
+                true => !self.places(*number).is_empty() && !self.may_be_unread(published),
                 false => published.confirmed.is_some(),
             };
             let copies = letters.len() as u64;

@@ -118,8 +118,8 @@ pub struct Summary {
     pub losses: u64,
     /// Events that a killed broker confirmed and did not hold afterwards.
     pub lost_by_broker: u64,
-    /// The longest that a link took to be back.
-    pub slowest_recovery: Moment,
+    /// The longest that a link took to be back, and after what.
+    pub slowest_recovery: (Moment, String),
     /// Recoveries that were judged, and those during which the next fault began.
     pub recoveries: u64,
     pub recoveries_unjudged: u64,
@@ -132,6 +132,13 @@ impl Summary {
     /// Counts events that a gap covers.
     pub(super) fn cover(&mut self, events: usize) {
         self.covered += events as u64;
+    }
+
+    /// A link took so long to be back after such a fault.
+    pub(super) fn recovered(&mut self, took: Moment, kind: &str) {
+        if took > self.slowest_recovery.0 {
+            self.slowest_recovery = (took, kind.to_owned());
+        }
     }
 
     /// Adds the figures of another run.
@@ -147,7 +154,7 @@ impl Summary {
         self.covered += other.covered;
         self.losses += other.losses;
         self.lost_by_broker += other.lost_by_broker;
-        self.slowest_recovery = self.slowest_recovery.max(other.slowest_recovery);
+        self.recovered(other.slowest_recovery.0, &other.slowest_recovery.1);
         self.recoveries += other.recoveries;
         self.recoveries_unjudged += other.recoveries_unjudged;
         self.most_unacknowledged = self.most_unacknowledged.max(other.most_unacknowledged);
@@ -201,8 +208,9 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "links       back after {:.1} s at most, {} judged, {} overtaken by the next fault; unacknowledged at most {}",
-            self.slowest_recovery as f64 / SECOND as f64,
+            "links       back after {:.1} s at most ({}), {} judged, {} overtaken by the next fault; unacknowledged at most {}",
+            self.slowest_recovery.0 as f64 / SECOND as f64,
+            self.slowest_recovery.1,
             self.recoveries,
             self.recoveries_unjudged,
             self.most_unacknowledged
