@@ -42,11 +42,11 @@ const MAX_RECORDS: usize = 4 * MAX_EVENTS;
 /// How many bytes of events it holds.
 const MAX_BYTES: usize = 16 << 20;
 /// After how many records everybody is woken to take what is there for it: seldom, so that it is written together.
-const ROUND: u64 = small(2048);
+const ROUND: u64 = small(4096);
 /// The same where memory has been reached, and readers may leave.
 const LAST_ROUND: u64 = small(256);
 /// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
-const GROUP: usize = 16;
+const GROUP: usize = 8;
 /// How long what a client came back with is waited for where the stream ends before it: it may be of a replica that is
 /// ahead, on a node of the broker that is.
 const END: Duration = Duration::from_secs(2);
