@@ -161,13 +161,20 @@ impl<I: Intake> Run<I> {
             tail = find_tail(connection, &self.consumer.config) => tail,
             () = &mut self.stopping => return Some(End::Stopped),
         };
-        match tail {
-            Ok(Tail::At(tail)) if self.progress.is_behind(tail) => {
-                subscription.silence = Some(Instant::now() + SILENCE);
+        let is_suspicious = match tail {
+            Ok(Tail::At(tail)) => self.progress.is_behind(tail) || self.progress.is_another(tail),
+            // Where a record was read, one must be.
+            Ok(Tail::Empty) => self.progress.offset_is_known(),
+            Ok(Tail::Silent) => false,
+            Err(error @ Error::Timeout { .. }) => {
+                tracing::debug!(%error, "cannot look for the newest record");
+                false
             }
-            Ok(_) => {}
-            // A link that is broken is seen where it delivers.
-            Err(error) => tracing::debug!(%error, "cannot look for the newest record"),
+            // The stream is gone, and the broker has forgotten to say so; or the link is, and that is seen here first.
+            Err(error) => return Some(End::Fault(error)),
+        };
+        if is_suspicious {
+            subscription.silence = Some(Instant::now() + SILENCE);
         }
         None
     }
