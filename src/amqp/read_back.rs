@@ -33,7 +33,7 @@ const PREFETCH: u16 = 256;
 /// How many records one turn takes, before live deliveries have theirs.
 const BURST: usize = 32;
 /// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
-/// and live events would wait.
+/// and live events would wait longer.
 const RECORDS_PER_SECOND: u32 = 25_000;
 /// So much of a second's records are taken as fast as they come: whoever was away for a moment has them at once.
 const HEAD_START: Duration = Duration::from_millis(500);
