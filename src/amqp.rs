@@ -9,13 +9,19 @@ use std::fmt;
 use std::time::Duration;
 
 pub mod address;
+mod mending;
 pub mod connection;
 pub mod topology;
 pub mod consumer;
 pub mod read_back;
 mod message;
 mod progress;
+mod stream;
 mod settlements;
+mod redeliveries;
+mod duty;
+mod ledger;
+mod sweep;
 pub mod dead_letter;
 pub mod publisher;
 

@@ -224,7 +224,13 @@ pub trait ReadBack: Send + 'static {
     fn accept(&mut self, message: Message);
 
     /// There is nothing more to read for now.
-    fn pause(&mut self);
+    fn pause(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// The log is being asked for a sign of life, as it has given nothing for a while.
+    fn asked(&mut self);
+
+    /// It has given one, and nothing before that: when it was asked it had nothing more.
+    fn ended(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Waits until there is room for more. False when nobody needs more.
     fn room(&mut self) -> impl Future<Output = bool> + Send;

@@ -168,9 +168,10 @@ impl Writer {
     /// Gives an event to its audience. Its position must be above that of every record before it.
     pub fn publish(&mut self, frame: Frame) {
         let now = frame.accepted_at();
-        self.shared
-            .log
-            .push(frame, |state| self.shared.trim(state, now));
+        let log = &self.shared.log;
+        let channel = log.push(frame, |state| self.shared.trim(state, now));
+        channel.wake();
+        channel::wake(log.everything());
     }
 
     /// Notes a record that nobody is sent (a repeat, an expired event, poison): its id may stand in a client's hands,

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub dead_letters: Counters,
     /// Attempts to dead-letter that failed and are tried again.
     pub dead_letter_failures: IntCounter,
+    /// 1 while this replica dead-letters the poison of the stream, else 0.
+    pub dead_letter_duty: IntGauge,
     /// Deliveries recognised as repeats and not sent again.
     pub duplicates: IntCounter,
     /// Gaps told to clients, by reason.
@@ -142,6 +144,7 @@ impl Metrics {
                 DEAD_LETTER_REASONS,
             )?,
             dead_letter_failures: make.counter("dead_letter_failures_total", "Attempts to dead-letter that failed and are tried again.")?,
+            dead_letter_duty: make.gauge("dead_letter_duty", "1 while this replica dead-letters the poison of the stream, else 0.")?,
             duplicates: make.counter("duplicates_total", "Deliveries recognised as repeats and not sent again.")?,
             gaps: make.counters("gaps_total", "Gaps told to clients.", "reason", GAP_REASONS)?,
             resumes: make.counters("resumes_total", "Returning clients, by what became of their cursor.", "outcome", RESUME_OUTCOMES)?,

@@ -499,7 +499,10 @@ fn what_a_gap_can_be_about_has_one_name_in_code_and_metric() {
     assert_eq!(names, GAP_REASONS);
     let outcomes: BTreeSet<&str> = RESUME_OUTCOMES.iter().copied().collect();
     // Who returns was not slow.
-    assert_eq!(outcomes, BTreeSet::from(["memory", names[1], names[2]]));
+    assert_eq!(
+        outcomes,
+        BTreeSet::from(["memory", "stream", names[1], names[2]])
+    );
 }
 
 /// The text below a heading of the second level, to the next.
@@ -742,4 +745,49 @@ fn readme_and_code_name_the_same_reasons_for_dead_letters_and_gaps() {
         .flat_map(|cells| sole_code_span(cells[0]))
         .collect();
     assert_eq!(gaps, GAP_REASONS);
+}
+
+#[test]
+fn every_promise_of_the_readme_names_a_test_that_is_there() {
+    let promises = section(&read("README.md"), "What it promises, and what it does not");
+    let is_number = |text: &str| text.parse::<u8>().is_ok();
+    let (proofs, cells): (Vec<_>, Vec<_>) =
+        rows(&promises).partition(|cells| cells.len() == 2 && is_number(cells[0]));
+    let tests: String = sources("tests/broker", 20)
+        .iter()
+        .map(|source| source.text.as_str())
+        .collect();
+    let mut proved = BTreeSet::new();
+    for proof in &proofs {
+        for test in code_spans(proof[1]) {
+            assert!(
+                tests.contains(&format!("async fn {test}(")),
+                "{}: no test {test}",
+                proof[0]
+            );
+            proved.insert(format!("[{}]", proof[0]));
+        }
+    }
+    assert!(proved.len() > 20, "the table of proofs was not found");
+    let named: BTreeSet<String> = code_spans(&promises)
+        .into_iter()
+        .filter(|span| span.starts_with('['))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        named, proved,
+        "numbers in the text, and numbers with a test"
+    );
+    // Each cell of the table of promises names its proof, but for what cannot be.
+    for promise in cells
+        .iter()
+        .filter(|cells| cells.len() == 4 && !matches!(cells[0], "" | "---"))
+    {
+        let unproved: Vec<_> = promise[1..]
+            .iter()
+            .filter(|cell| !cell.contains("`["))
+            .collect();
+        let allowed = |cell: &&&&str| matches!(**cell, &"there is none" | &"streams have none");
+        assert!(unproved.iter().all(|cell| allowed(&cell)), "{unproved:?}");
+    }
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::address::AmqpAddress;
+use super::mending;
 use super::{BrokerConfig, Error};
 
 /// How long a node may take to accept a TCP connection, unless its URI says otherwise.
@@ -85,7 +86,7 @@ pub(super) async fn connect(
     let uri = node.uri(config.heartbeat, frame_max);
     match timeout(
         LOGIN,
-        Connection::connect_uri(uri, properties(config, role)),
+        Connection::connect_uri_with_runtime(uri, properties(config, role), mending::runtime()),
     )
     .await
     {

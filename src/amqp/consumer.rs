@@ -1,64 +1,44 @@
 //! The supervised consumer: it connects, makes sure of the topology, subscribes, hands every delivery to the intake
 //! and settles it by the verdict; and whatever happens to the link, it begins again, for ever.
 //!
-//! Its connection carries nothing else: RabbitMQ stops the acks of a connection that also publishes when it blocks
+//! Its connection publishes nothing: RabbitMQ stops the acks of a connection that also publishes when it blocks
 //! publishers. It never nacks: poison goes to the dead-letter exchange by [`DeadLetters`] and is acknowledged when
-//! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up.
+//! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up. On a stream that is
+//! the duty of one replica (see [`Keeper`]); the others acknowledge poison and let it pass.
 
-use std::convert::Infallible;
+mod delivery;
+
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::options::BasicQosOptions;
 use lapin::{Channel, Connection};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
-use tokio_stream::StreamExt;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
-use super::message::{Origin, position, take_apart};
-use super::progress::{Arrival, Offset, Progress};
+use super::dead_letter::{Gate, Outcome};
+use super::duty::{self, Keeper, Standing};
+use super::ledger::Ledger;
+use super::progress::{Offset, Progress};
+use super::redeliveries::{LetterId, Redeliveries};
 use super::settlements::Settlements;
+use super::stream::{LONG_SILENCE, Tail, find_tail, open};
 use super::topology::{self, Made};
 use super::{BrokerConfig, DeadLetters, Error, QueueType};
-use crate::event::id::{Mark, Position};
-use crate::event::{Break, Intake, Message, Verdict};
+use crate::event::id::Position;
+use crate::event::{Break, Intake};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 
-/// How long settled deliveries may wait for the broker to be told.
-const FLUSH: Duration = Duration::from_millis(50);
-/// How long the search for the tail waits for a first record before it asks how many there are, each time.
-const SILENCE: Duration = Duration::from_millis(500);
-/// How long a subscription may be silent at its beginning, where a record must be, before that means something.
-const LONG_SILENCE: Duration = Duration::from_secs(3);
 /// What that grows to where it means nothing again and again.
 const LONGEST_SILENCE: Duration = Duration::from_secs(12);
-/// How long the last chunk of a stream may pause before it counts as read.
-const QUIET: Duration = Duration::from_millis(150);
-/// How long the search for the tail takes at most under steady traffic.
-const PROBE: Duration = Duration::from_secs(2);
-/// How many records of the last chunk may be unacknowledged.
-const PROBE_PREFETCH: u16 = 1000;
-/// How long a stream may deliver nothing before it is asked whether that is all, so that a subscription that has died
-/// without a word is noticed.
-const LULL: Duration = Duration::from_secs(5);
-/// How often it is asked again while nothing comes.
-const LONG_LULL: Duration = Duration::from_secs(60);
-/// How often the broker is asked what is in the queue.
-const WATCH: Duration = Duration::from_secs(10);
 /// A link that lived this long was a good one: the next fault begins with the shortest wait.
 const GOOD_LINK: Duration = Duration::from_secs(1);
-/// How long dead letters on their way may take at the end.
-const LAST_LETTERS: Duration = Duration::from_secs(5);
-/// How long the broker may take to stop delivering at the end.
-const CANCEL: Duration = Duration::from_secs(2);
 
 /// Consumes the events queue.
 #[derive(Debug)]
@@ -91,14 +71,22 @@ impl Consumer {
     pub async fn run(self, intake: impl Intake) {
         let stopping = Box::pin(self.lifecycle.intake.stopping());
         let progress = Progress::new(self.config.history_max_age);
+        let redeliveries = Redeliveries::new(self.config.prefetch);
+        let publisher = self.dead_letters.publisher().clone();
+        let keeper = Keeper::new(Arc::clone(&self.config), publisher);
         let mut run = Run {
             consumer: self,
             intake,
             stopping,
             progress,
+            redeliveries,
+            ledger: Ledger::default(),
+            standing: keeper.standing(),
+            keeper,
+            gate: watch::Sender::new(Gate::Undecided),
             caught_up: false,
             letters: JoinSet::new(),
-            generation: 0,
+            streams: 0,
             links: 0,
             frame_max: Some(connection::SMALL_FRAMES),
         };
@@ -106,6 +94,7 @@ impl Consumer {
         run.letters.shutdown().await;
         run.consumer.metrics.broker_up.set(0);
         run.consumer.metrics.unacknowledged.set(0);
+        run.consumer.metrics.dead_letter_duty.set(0);
     }
 }
 
@@ -114,31 +103,41 @@ struct Run<I> {
     consumer: Consumer,
     intake: I,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Used for streams only.
+    /// Used for streams only, as are the next four.
     progress: Progress,
+    ledger: Ledger,
+    keeper: Keeper,
+    /// Where the keeper stands.
+    standing: watch::Receiver<Standing>,
+    /// Whether dead letters may be written.
+    gate: watch::Sender<Gate>,
+    /// Used for work queues only.
+    redeliveries: Redeliveries,
     /// Whether the intake was told that history is over.
     caught_up: bool,
     /// Dead letters on their way.
     letters: JoinSet<Settled>,
-    /// Counts links and streams: what a dead letter settles is known by its tag or position in one of them only.
-    generation: u64,
+    /// Counts streams: what a dead letter settles is known by its position in one of them only.
+    streams: u64,
     /// How many links have been subscribed.
     links: u64,
     /// The size of frames to ask for; none is the broker's.
     frame_max: Option<u32>,
 }
 
-/// What a confirmed dead letter settles.
+/// A dead letter that needs nothing more, and what it settles.
 #[derive(Clone, Copy, Debug)]
 struct Settled {
-    generation: u64,
     what: Key,
+    outcome: Outcome,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Key {
-    Position(Position),
-    Tag(u64),
+    /// A record of one of the streams there were.
+    Record { stream: u64, position: Position },
+    /// A delivery of a work queue, across links.
+    Letter(LetterId),
 }
 
 /// A channel that delivers.
@@ -148,6 +147,51 @@ struct Subscription {
     settlements: Settlements,
     /// When silence means something.
     silence: Option<Instant>,
+    /// The highest tag that was acknowledged, and the highest of which the broker was asked whether it has had that.
+    told: u64,
+    asked: u64,
+    /// Its answer: up to here it has. Never, where it was not asked.
+    answer: Pin<Box<dyn Future<Output = u64> + Send>>,
+    is_asking: bool,
+}
+
+impl Subscription {
+    fn new(channel: Channel, deliveries: lapin::Consumer, silence: Option<Instant>) -> Self {
+        Self {
+            channel,
+            deliveries,
+            settlements: Settlements::default(),
+            silence,
+            told: 0,
+            asked: 0,
+            answer: Box::pin(pending()),
+            is_asking: false,
+        }
+    }
+
+    /// Asks the broker something that it answers after it has had the acknowledgements so far, as these have no answer.
+    fn ask(&mut self, prefetch: u16) {
+        if self.is_asking || self.told == self.asked {
+            return;
+        }
+        self.is_asking = true;
+        self.asked = self.told;
+        let (tag, channel) = (self.told, self.channel.clone());
+        self.answer = Box::pin(async move {
+            let options = BasicQosOptions { global: false };
+            match channel.basic_qos(prefetch, options).await {
+                Ok(()) => tag,
+                // A channel that is broken is seen where it delivers.
+                Err(_) => pending().await,
+            }
+        });
+    }
+
+    /// It has answered.
+    fn answered(&mut self) {
+        self.is_asking = false;
+        self.answer = Box::pin(pending());
+    }
 }
 
 /// Why a subscription ended.
@@ -158,20 +202,6 @@ enum End {
     /// Nothing came, where the record that was last read must be.
     Silent,
     Fault(Error),
-}
-
-/// What happened next.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made and taken apart once a turn, never kept"
-)]
-enum Step {
-    Stop,
-    Letter(Option<Settled>),
-    Flush,
-    Silence,
-    Lull,
-    Delivery(Option<lapin::Result<Delivery>>),
 }
 
 impl<I: Intake> Run<I> {
@@ -236,8 +266,39 @@ impl<I: Intake> Run<I> {
         end
     }
 
-    /// All subscriptions of one link. None when this process is ending.
+    /// All subscriptions of one link, and the duty beside them. None when this process is ending.
     async fn consume(&mut self, connection: &Connection) -> Option<Error> {
+        let stopping = self.consumer.lifecycle.intake.stopping();
+        let prepared = tokio::select! {
+            prepared = self.prepare(connection) => Some(prepared),
+            () = stopping => None,
+        };
+        match prepared {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Some(error),
+            None => {
+                self.last_letters(None).await;
+                return None;
+            }
+        }
+        if !self.is_stream() {
+            return self.read(connection).await;
+        }
+        let keeper = self.keeper.clone();
+        let end = tokio::select! {
+            end = self.read(connection) => end,
+            never = keeper.keep(connection) => match never {},
+        };
+        self.keeper.link_is_lost();
+        self.stand();
+        end
+    }
+
+    /// All subscriptions of one link. None when this process is ending.
+    async fn read(&mut self, connection: &Connection) -> Option<Error> {
+        if self.is_stream() {
+            self.seek_duty().await;
+        }
         let mut silence = LONG_SILENCE;
         loop {
             let stopping = self.consumer.lifecycle.intake.stopping();
@@ -276,27 +337,30 @@ impl<I: Intake> Run<I> {
                     }
                 }
                 End::Fault(error) => {
-                    self.lose(lowest);
+                    // What was delivered and not settled will come again. Dead letters on their way go on.
+                    self.progress.settled_below(lowest);
+                    self.redeliveries.link_is_lost();
                     return Some(error);
                 }
             }
         }
     }
 
-    /// The link is gone, and what it delivered and was not settled will come again.
-    fn lose(&mut self, lowest_unsettled: Option<Position>) {
-        if self.is_stream() {
-            // Its dead letters go on: they are known by their positions.
-            self.progress.settled_below(lowest_unsettled);
-        } else {
-            // They are delivered again and dead-lettered then.
-            self.letters.abort_all();
-            self.generation += 1;
-        }
-    }
-
     fn is_stream(&self) -> bool {
         self.consumer.config.queue_type == QueueType::Stream
+    }
+
+    /// Makes sure of the exchanges and queues.
+    async fn prepare(&mut self, connection: &Connection) -> Result<(), Error> {
+        let config = Arc::clone(&self.consumer.config);
+        let (made, warning) = Box::pin(topology::ensure_events(connection, &config)).await?;
+        if let Some(warning) = warning.filter(|_| self.links == 0) {
+            tracing::warn!("{warning}");
+        }
+        if made == Made::Now && self.is_stream() {
+            self.made_now();
+        }
+        Box::pin(self.ensure_dead_letters(connection)).await
     }
 
     async fn subscribe(
@@ -305,11 +369,6 @@ impl<I: Intake> Run<I> {
         silence: Duration,
     ) -> Result<Subscription, Error> {
         let config = Arc::clone(&self.consumer.config);
-        let made = Box::pin(topology::ensure_events(connection, &config)).await?;
-        if made == Made::Now && self.is_stream() {
-            self.made_now();
-        }
-        self.ensure_dead_letters(connection).await?;
         let offset = match self.is_stream() {
             true => Some(self.begin(connection).await?),
             false => None,
@@ -322,18 +381,18 @@ impl<I: Intake> Run<I> {
             Some(Offset::Age(_) | Offset::At(_)) => Some(Instant::now() + silence),
         };
         self.subscribed(offset);
-        Ok(Subscription {
-            channel,
-            deliveries,
-            settlements: Settlements::default(),
-            silence,
-        })
+        Ok(Subscription::new(channel, deliveries, silence))
     }
 
     /// At the first start everything must be there. Later on events are more than poison: they are delivered even
     /// where somebody has to mend the dead-letter exchange first, while poison stays unsettled.
     async fn ensure_dead_letters(&self, connection: &Connection) -> Result<(), Error> {
-        match topology::ensure_dead_letters(connection, &self.consumer.config).await {
+        let config = &self.consumer.config;
+        let mut ensured = topology::ensure_dead_letters(connection, config).await;
+        if ensured.is_ok() && self.is_stream() {
+            ensured = topology::ensure_duty(connection, config).await;
+        }
+        match ensured {
             Err(error) if error.needs_operator() && self.links > 0 => {
                 tracing::error!("{error}");
                 Ok(())
@@ -418,421 +477,56 @@ impl<I: Intake> Run<I> {
         tracing::error!(%queue, "the stream was deleted and made anew: it is read from its first record, and what was not read of the old one is lost");
         self.progress.start_over();
         self.intake.broken(Break::Replaced);
-        // Dead letters on their way go on: they are nowhere else now. They settle nothing in the new stream.
-        self.generation += 1;
+        // Dead letters on their way go on: they are nowhere else now. They settle nothing in the new stream, and nobody
+        // else can write them.
+        self.streams += 1;
+        self.gate.send_replace(Gate::Open(None));
+        self.gate = watch::Sender::new(Gate::Undecided);
+        self.ledger.start_over();
+        self.stand();
     }
 
-    async fn deliver(&mut self, connection: &Connection, subscription: &mut Subscription) -> End {
-        let Consumer {
-            config, metrics, ..
-        } = &self.consumer;
-        let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
-        let batch = usize::from(config.prefetch / 2).max(1);
-        let mut watching = Box::pin(watch(connection, &config, &metrics));
-        let mut flush: Option<Instant> = None;
-        let mut lull = self.is_stream().then(|| Instant::now() + LULL);
-        loop {
-            // Each branch is cancel-safe: a join set and a consumer keep what was not taken.
-            let step = tokio::select! {
-                biased;
-                () = &mut self.stopping => Step::Stop,
-                Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
-                () = until(flush) => Step::Flush,
-                () = until(subscription.silence) => Step::Silence,
-                () = until(lull) => Step::Lull,
-                never = &mut watching => match never {},
-                delivery = subscription.deliveries.next() => Step::Delivery(delivery),
-            };
-            let end = match step {
-                Step::Stop => Some(End::Stopped),
-                Step::Letter(settled) => {
-                    self.settle_letter(settled, &mut subscription.settlements);
-                    None
-                }
-                Step::Flush => self.acknowledge(subscription).await,
-                Step::Silence => self.silent(subscription),
-                Step::Lull => {
-                    lull = Some(Instant::now() + LONG_LULL);
-                    self.look_for_more(connection, subscription).await
-                }
-                Step::Delivery(delivery) => {
-                    lull = lull.map(|_| Instant::now() + LULL);
-                    self.take_burst(delivery, subscription, batch)
-                }
-            };
-            if let Some(end) = end {
-                return end;
-            }
-            if subscription.settlements.due() >= batch
-                && let Some(end) = self.acknowledge(subscription).await
-            {
-                return end;
-            }
-            flush = match subscription.settlements.due() {
-                0 => None,
-                _ => flush.or_else(|| Some(Instant::now() + FLUSH)),
-            };
-            metrics
-                .unacknowledged
-                .set(count(subscription.settlements.unsettled()));
+    /// Waits a little for the duty, so that a single replica has it before it reads.
+    async fn seek_duty(&mut self) {
+        let decided = self
+            .standing
+            .wait_for(|standing| *standing != Standing::Seeking);
+        let is_late = timeout(duty::PATIENCE, decided).await.is_err();
+        if is_late {
+            self.keeper.stop_seeking();
         }
+        self.stand();
     }
 
-    /// Nothing has come for a while. If the stream has a newer record than the last that was read, that must come now:
-    /// its silence means something again.
-    async fn look_for_more(
-        &mut self,
-        connection: &Connection,
-        subscription: &mut Subscription,
-    ) -> Option<End> {
-        let prefetch = usize::from(self.consumer.config.prefetch);
-        if subscription.settlements.unsettled() >= prefetch {
-            // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
-            return None;
-        }
-        let tail = tokio::select! {
-            tail = find_tail(connection, &self.consumer.config) => tail,
-            () = &mut self.stopping => return Some(End::Stopped),
+    /// Takes note of where the keeper stands.
+    fn stand(&mut self) {
+        let standing = *self.standing.borrow_and_update();
+        let had = self.ledger.is_held();
+        let gate = match standing {
+            Standing::Seeking => Gate::Undecided,
+            Standing::Without => Gate::Closed,
+            Standing::Held(token) => Gate::Open(token.settled),
         };
-        match tail {
-            Ok(Tail::At(tail)) if self.progress.is_behind(tail) => {
-                subscription.silence = Some(Instant::now() + SILENCE);
-            }
-            Ok(_) => {}
-            // A link that is broken is seen where it delivers.
-            Err(error) => tracing::debug!(%error, "cannot look for the newest record"),
+        match standing {
+            Standing::Seeking | Standing::Without => self.ledger.lost(),
+            Standing::Held(token) => self.ledger.gained(token),
         }
-        None
-    }
-
-    /// Takes a delivery and those that are there already, up to a batch: a burst costs one turn of the loop.
-    fn take_burst(
-        &mut self,
-        first: Option<lapin::Result<Delivery>>,
-        subscription: &mut Subscription,
-        batch: usize,
-    ) -> Option<End> {
-        subscription.silence = None;
-        let mut next = Some(first);
-        for _ in 0..batch {
-            let Some(delivery) = next
-                .take()
-                .or_else(|| subscription.deliveries.next().now_or_never())
-            else {
-                break;
-            };
-            let end = match delivery {
-                Some(Ok(delivery)) => self.take(delivery, &mut subscription.settlements),
-                Some(Err(error)) => Some(End::Fault(connection::lost("consuming", &error))),
-                None => {
-                    let queue = self.consumer.config.queue.clone();
-                    Some(End::Fault(Error::Cancelled { queue }))
-                }
-            };
-            if end.is_some() {
-                return end;
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, delivery: Delivery, settlements: &mut Settlements) -> Option<End> {
-        let tag = delivery.delivery_tag;
-        let (message, origin) = take_apart(delivery);
-        settlements.deliver(tag, origin.position);
-        let Some(position) = origin.position.filter(|_| self.is_stream()) else {
-            self.hand_over(message, origin, Key::Tag(tag), tag, settlements);
-            return None;
-        };
-        match self.progress.judge(position, mark(position, &message)) {
-            Arrival::Settled => settlements.settle(tag),
-            Arrival::Waits => {}
-            Arrival::PastTail => return Some(End::Elsewhere),
-            Arrival::AnotherStream => {
-                self.start_over();
-                return Some(End::Elsewhere);
-            }
-            Arrival::Accept { news, lost } => {
-                if news {
-                    self.catch_up();
-                }
-                if lost {
-                    tracing::error!(
-                        position = position.get(),
-                        "records before this one are lost: the stream's retention removed them before they were read"
-                    );
-                    self.intake.broken(Break::Lost);
-                }
-                self.hand_over(message, origin, Key::Position(position), tag, settlements);
-                if self.progress.handed_over(position) {
-                    self.catch_up();
-                }
-            }
-        }
-        None
-    }
-
-    /// The intake has its say.
-    fn hand_over(
-        &mut self,
-        message: Message,
-        origin: Origin,
-        what: Key,
-        tag: u64,
-        settlements: &mut Settlements,
-    ) {
-        match self.intake.accept(message) {
-            Verdict::Acknowledge => settlements.settle(tag),
-            Verdict::DeadLetter(poison) => {
-                if let Key::Position(position) = what {
-                    self.progress.poisoned(position);
-                }
-                let settled = Settled {
-                    generation: self.generation,
-                    what,
-                };
-                let sending = self.consumer.dead_letters.clone().send(origin, poison);
-                self.letters.spawn(async move {
-                    sending.await;
-                    settled
-                });
-            }
+        self.gate.send_replace(gate);
+        self.tell();
+        let (has, queue) = (self.ledger.is_held(), &self.consumer.config.queue);
+        self.consumer.metrics.dead_letter_duty.set(has.into());
+        if has && !had {
+            tracing::info!(%queue, ?standing, "this replica dead-letters the poison of the stream");
+        } else if had && !has {
+            tracing::info!(%queue, "this replica no longer dead-letters the poison of the stream");
         }
     }
 
-    fn settle_letter(&mut self, settled: Option<Settled>, settlements: &mut Settlements) {
-        // Those that were aborted settle nothing: what they carried comes again.
-        let Some(Settled { generation, what }) = settled else {
-            return;
-        };
-        if generation != self.generation {
-            return;
-        }
-        match what {
-            Key::Tag(tag) => settlements.settle(tag),
-            Key::Position(position) => {
-                self.progress.dead_lettered(position);
-                if let Some(tag) = settlements.tag_of(position) {
-                    settlements.settle(tag);
-                }
-                self.progress.settled_below(settlements.lowest_unsettled());
-            }
-        }
-    }
-
-    /// Tells the broker what is settled. The end, if it cannot be told.
-    async fn acknowledge(&mut self, subscription: &mut Subscription) -> Option<End> {
-        let tag = subscription.settlements.take_due()?;
-        let telling = subscription
-            .channel
-            .basic_ack(tag, BasicAckOptions { multiple: true });
-        // The ack first: it is on its way once it has been polled, and its tag has been taken already.
-        let told = tokio::select! {
-            biased;
-            told = telling => told,
-            () = &mut self.stopping => return Some(End::Stopped),
-        };
-        told.err()
-            .map(|error| End::Fault(connection::lost("acknowledging", &error)))
-    }
-
-    fn silent(&mut self, subscription: &mut Subscription) -> Option<End> {
-        let due = subscription.silence.take();
-        if due.is_some_and(|due| due.elapsed() > SILENCE) {
-            // So late that this process stood still itself: what came meanwhile waits to be taken.
-            subscription.silence = Some(Instant::now() + LONG_SILENCE);
-            return None;
-        }
-        let queue = &self.consumer.config.queue;
-        if self.progress.offset_is_known() {
-            return Some(End::Silent);
-        }
-        if self.progress.nothing_came() {
-            tracing::warn!(%queue, "the newest record does not come; going on without history");
-            self.catch_up();
-            return None;
-        }
-        let history_seconds = self.consumer.config.history_max_age.as_secs();
-        tracing::info!(%queue, history_seconds, "nothing comes of the age of the history; beginning with the newest record");
-        Some(End::Elsewhere)
-    }
-
-    /// The end of this process: no more deliveries; what can be settled is.
-    async fn wind_up(&mut self, subscription: &mut Subscription) {
-        let tag = subscription.deliveries.tag();
-        let cancel = subscription
-            .channel
-            .basic_cancel(tag, BasicCancelOptions::default());
-        drop(timeout(CANCEL, cancel).await);
-        self.last_letters(Some(&mut subscription.settlements)).await;
-        if let Some(tag) = subscription.settlements.take_due() {
-            let telling = subscription
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true });
-            drop(timeout(CANCEL, telling).await);
-        }
-        drop(timeout(CANCEL, subscription.channel.close(200, "OK".into())).await);
-    }
-
-    /// Waits for the dead letters on their way, but not for ever.
-    async fn last_letters(&mut self, settlements: Option<&mut Settlements>) {
-        let mut nowhere = Settlements::default();
-        let settlements = settlements.unwrap_or(&mut nowhere);
-        let deadline = Instant::now() + LAST_LETTERS;
-        while let Ok(Some(settled)) = timeout_at(deadline, self.letters.join_next()).await {
-            self.settle_letter(settled.ok(), settlements);
-        }
-        if !self.letters.is_empty() {
-            let messages = self.letters.len();
-            tracing::warn!(
-                messages,
-                "stopping before these could be dead-lettered; they are not acknowledged"
-            );
-        }
-    }
-}
-
-/// Opens a channel that delivers the queue from this offset.
-pub(super) async fn open(
-    connection: &Connection,
-    queue: &str,
-    prefetch: u16,
-    offset: Option<Offset>,
-) -> Result<(Channel, lapin::Consumer), Error> {
-    let begin = offset.map(|offset| match offset {
-        Offset::First => AMQPValue::LongString(LongString::from("first")),
-        Offset::Age(age) => {
-            AMQPValue::LongString(LongString::from(format!("{}s", age.as_secs().max(1))))
-        }
-        Offset::At(position) => {
-            AMQPValue::LongLongInt(i64::try_from(position.get()).unwrap_or(i64::MAX))
-        }
-    });
-    open_at(connection, queue, prefetch, begin).await
-}
-
-async fn open_at(
-    connection: &Connection,
-    queue: &str,
-    prefetch: u16,
-    begin: Option<AMQPValue>,
-) -> Result<(Channel, lapin::Consumer), Error> {
-    let channel = connection::open_channel(connection).await?;
-    let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false });
-    connection::answer("setting the prefetch", qos).await?;
-    let mut arguments = FieldTable::default();
-    if let Some(begin) = begin {
-        arguments.insert("x-stream-offset".into(), begin);
-    }
-    let queue_name = connection::short("the name of a queue", queue)?;
-    let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(queue_name, "".into(), options, arguments);
-    let deliveries = connection::answer(&format!("consuming queue `{queue}`"), consume).await?;
-    Ok((channel, deliveries))
-}
-
-/// Where a stream ends.
-enum Tail {
-    At(Position),
-    /// It delivers nothing for [`LONG_SILENCE`], and has said all the while that it has nothing.
-    Empty,
-    /// It delivers nothing, but says it has records, or did so in between.
-    Silent,
-}
-
-/// Finds the newest record: reads the last chunk until it pauses, or for [`PROBE`] where it never does.
-async fn find_tail(connection: &Connection, config: &BrokerConfig) -> Result<Tail, Error> {
-    let last = AMQPValue::LongString(LongString::from("last"));
-    let (channel, mut deliveries) =
-        open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
-    let began = Instant::now();
-    let mut reading_since = None;
-    let mut tail = None;
-    let mut unacknowledged = 0;
-    // Whether every count so far was 0. One alone says nothing: until a broker has counted, it is 0.
-    let mut seems_empty = true;
-    loop {
-        let patience = tail.map_or(SILENCE, |_| QUIET);
-        match timeout(patience, deliveries.next()).await {
-            Ok(Some(Ok(delivery))) => {
-                tail = position(&delivery.properties).or(tail);
-                // A pause may never come.
-                if let Some(tail) = tail
-                    && reading_since.get_or_insert_with(Instant::now).elapsed() >= PROBE
-                {
-                    return Ok(Tail::At(tail));
-                }
-                unacknowledged += 1;
-                if unacknowledged >= PROBE_PREFETCH / 2 {
-                    unacknowledged = 0;
-                    let options = BasicAckOptions { multiple: true };
-                    let told = channel.basic_ack(delivery.delivery_tag, options);
-                    connection::answer("looking for the newest record", told).await?;
-                }
-            }
-            Ok(Some(Err(error))) => {
-                return Err(connection::lost("looking for the newest record", &error));
-            }
-            Ok(None) => {
-                return Err(Error::Cancelled {
-                    queue: config.queue.clone(),
-                });
-            }
-            Err(_) => match tail {
-                Some(tail) => return Ok(Tail::At(tail)),
-                None => {
-                    let counts = topology::passive_queue(connection, &config.queue).await?;
-                    seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
-                    if began.elapsed() >= LONG_SILENCE {
-                        return Ok(match seems_empty {
-                            true => Tail::Empty,
-                            false => Tail::Silent,
-                        });
-                    }
-                }
-            },
-        }
-    }
-}
-
-fn mark(position: Position, message: &Message) -> Mark {
-    let Message {
-        routing_key,
-        message_id,
-        timestamp,
-        body,
-        ..
-    } = message;
-    Mark::of_record(
-        position,
-        routing_key,
-        message_id.as_deref(),
-        *timestamp,
-        body,
-    )
-}
-
-/// Asks every 10 s what is in the queue and who consumes it, and says so when a work queue has a second consumer.
-/// Never fatal: a link that is broken is seen where it delivers.
-async fn watch(connection: &Connection, config: &BrokerConfig, metrics: &Metrics) -> Infallible {
-    let mut ticks = interval(WATCH);
-    let mut told = 1;
-    loop {
-        ticks.tick().await;
-        match topology::passive_queue(connection, &config.queue).await {
-            Ok(Some(counts)) => {
-                metrics.queue_messages.set(counts.messages.into());
-                metrics.queue_consumers.set(counts.consumers.into());
-                if config.queue_type != QueueType::Stream && counts.consumers != told {
-                    told = counts.consumers;
-                    if counts.consumers > 1 {
-                        let advice = topology::advice_on_sharing(config.queue_scope);
-                        tracing::error!(queue = %config.queue, consumers = counts.consumers, "{advice}");
-                    }
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "cannot count what is in the queue"),
+    /// Tells the keeper how far poison is dealt with.
+    fn tell(&mut self) {
+        match self.ledger.token() {
+            Some((token, is_urgent)) => self.keeper.tell(Some(token), is_urgent),
+            None => self.keeper.tell(None, false),
         }
     }
 }
@@ -847,13 +541,6 @@ fn report(fault: &Error, faults: &mut FaultLog, wait: Duration) {
         tracing::error!(times, next_try_ms, "{fault}");
     } else {
         tracing::warn!(times, next_try_ms, "{fault}");
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
     }
 }
 

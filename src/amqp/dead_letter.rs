@@ -1,22 +1,84 @@
 //! What becomes of a message that cannot be delivered: it goes to the dead-letter exchange as it came, with headers
 //! that say why, and the broker confirms it before it is settled. It is tried until it works; nothing is dropped.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Backoff, FaultLog};
 use super::message::{OFFSET, Origin};
 use super::publisher::{self, Publisher};
 use super::{BrokerConfig, Error};
 use crate::event::Poison;
+use crate::event::id::Position;
 use crate::metrics::Metrics;
 
 /// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame
 /// that AMQP allows has 8,192 bytes.
 const TRIMMED: usize = 6 * 1024;
+
+/// What became of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The broker has it, from this replica or another.
+    Confirmed,
+    /// Another replica has the duty of writing it.
+    GivenUp,
+}
+
+/// Whether dead letters may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Those of positions above this one, or all.
+    Open(Option<Position>),
+    /// Nobody knows yet: they wait.
+    Undecided,
+    /// They are another's.
+    Closed,
+}
+
+/// What a dead letter asks before each try.
+#[derive(Clone, Debug)]
+pub(super) enum Permit {
+    /// A work queue delivers a message to one consumer, who always may.
+    Always,
+    /// The record at this position of a stream that several replicas read. A gate that is gone holds nobody back.
+    Gate(Position, watch::Receiver<Gate>),
+}
+
+impl Permit {
+    /// Waits until it is decided. None if the letter may be written.
+    async fn wait(&mut self) -> Option<Outcome> {
+        let Self::Gate(position, gate) = self else {
+            return None;
+        };
+        let decided = gate.wait_for(|gate| *gate != Gate::Undecided).await;
+        match decided.map(|gate| *gate) {
+            Ok(Gate::Open(settled)) if settled >= Some(*position) => Some(Outcome::Confirmed),
+            Ok(Gate::Closed) => Some(Outcome::GivenUp),
+            Ok(Gate::Open(_) | Gate::Undecided) | Err(_) => None,
+        }
+    }
+
+    /// Waits for so long, or until it is decided that the letter is another's.
+    async fn rest(&mut self, wait: Duration) {
+        let closed = async {
+            if let Self::Gate(_, gate) = self
+                && gate.wait_for(|gate| *gate == Gate::Closed).await.is_ok()
+            {
+                return;
+            }
+            pending().await
+        };
+        // Elapsed is what it is waited for.
+        drop(timeout(wait, closed).await);
+    }
+}
 
 /// The way to the dead-letter exchange. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,15 +102,36 @@ impl DeadLetters {
         }
     }
 
-    /// Returns when the broker has confirmed the dead letter, however long that takes. Dropped before, nobody knows
-    /// whether it has it.
-    pub(super) async fn send(self, origin: Origin, poison: Poison) {
+    /// What dead letters go through.
+    pub(super) fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Returns when the broker has confirmed the dead letter, however long that takes, or when the permit says that it
+    /// is not ours to write. Dropped before, nobody knows whether the broker has it.
+    pub(super) async fn send(
+        self,
+        origin: Origin,
+        mut poison: Poison,
+        mut permit: Permit,
+    ) -> Outcome {
+        if let Some(what) = origin.mended {
+            poison.detail = format!(
+                "{what} is not UTF-8; each illegal byte is replaced by the control character SUB here"
+            );
+        }
         let mut properties = self.properties(&origin, &poison);
         let mut backoff = Backoff::default();
-        while let Err(error) = self.try_once(&origin, &mut properties).await {
+        loop {
+            if let Some(outcome) = permit.wait().await {
+                return outcome;
+            }
+            let Err(error) = self.try_once(&origin, &mut properties).await else {
+                break;
+            };
             self.metrics.dead_letter_failures.inc();
             self.complain(&error);
-            tokio::time::sleep(backoff.next()).await;
+            permit.rest(backoff.next()).await;
         }
         self.metrics.dead_letters.of(poison.reason.as_str()).inc();
         tracing::error!(
@@ -59,6 +142,7 @@ impl DeadLetters {
             exchange = %self.config.dead_letter_exchange,
             "dead-lettered a message that cannot be delivered"
         );
+        Outcome::Confirmed
     }
 
     async fn try_once(
@@ -191,10 +275,10 @@ fn trim(properties: &mut BasicProperties) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::event::Reason;
-    use crate::event::id::Position;
 
     fn letters() -> DeadLetters {
         let config = Arc::new(crate::amqp::tests::config());
@@ -208,6 +292,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"body"),
             position: Some(Position::new(7)),
+            mended: None,
         }
     }
 
@@ -257,6 +342,26 @@ mod tests {
             (properties.user_id(), properties.expiration()),
             (&None, &None)
         );
+    }
+
+    #[tokio::test]
+    async fn a_letter_waits_for_the_decision_and_is_not_written_where_another_has_or_will() {
+        let gate = watch::Sender::new(Gate::Undecided);
+        let permit = |position| Permit::Gate(Position::new(position), gate.subscribe());
+        let mut waiting = permit(7);
+        assert!(waiting.wait().now_or_never().is_none());
+        let settled = |position| Gate::Open(Some(Position::new(position)));
+        for (state, outcome) in [
+            (Gate::Open(None), None),
+            (settled(6), None),
+            (settled(7), Some(Outcome::Confirmed)),
+            (Gate::Closed, Some(Outcome::GivenUp)),
+        ] {
+            gate.send_replace(state);
+            assert_eq!(waiting.wait().await, outcome, "{state:?}");
+        }
+        drop(gate);
+        assert_eq!(Permit::Always.wait().await, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, ShortString};
 
+use super::mending::SUBSTITUTE;
 use crate::event::id::Position;
 use crate::event::{HeaderValue, Message};
 
@@ -20,7 +21,13 @@ pub(super) struct Origin {
     pub body: Bytes,
     /// None where the queue has no positions.
     pub position: Option<Position>,
+    /// What of it was not UTF-8 and was mended, if anything was.
+    pub mended: Option<&'static str>,
 }
+
+/// What the message of a mended delivery has for a body. Its texts are not what its producer wrote, so it must not be
+/// delivered as if they were: whoever judges it finds that it is not UTF-8.
+const UNREADABLE: &[u8] = b"\xff";
 
 /// Takes a delivery apart: its message, and what a dead letter would need. The body is shared, not copied.
 pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
@@ -33,6 +40,7 @@ pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
         ..
     } = delivery;
     let origin = Origin {
+        mended: mended(&exchange, &routing_key, &properties),
         exchange,
         position: position(&properties),
         body: Bytes::from(data),
@@ -55,9 +63,44 @@ impl Origin {
             timestamp: *properties.timestamp(),
             expiration: text(properties.expiration()),
             redelivered,
-            body: self.body.clone(),
+            body: match self.mended {
+                Some(_) => Bytes::from_static(UNREADABLE),
+                None => self.body.clone(),
+            },
         }
     }
+}
+
+/// The first text that was mended. One that was sent with a substitute in it is taken for such a one.
+fn mended(
+    exchange: &ShortString,
+    routing_key: &ShortString,
+    properties: &BasicProperties,
+) -> Option<&'static str> {
+    let texts = [
+        ("the exchange", Some(exchange)),
+        ("the routing key", Some(routing_key)),
+        ("the type", properties.kind().as_ref()),
+        ("the message_id", properties.message_id().as_ref()),
+        ("the content type", properties.content_type().as_ref()),
+        (
+            "the content encoding",
+            properties.content_encoding().as_ref(),
+        ),
+        ("the correlation_id", properties.correlation_id().as_ref()),
+        ("reply_to", properties.reply_to().as_ref()),
+        ("the expiration", properties.expiration().as_ref()),
+        ("the user_id", properties.user_id().as_ref()),
+        ("the app_id", properties.app_id().as_ref()),
+        ("the cluster_id", properties.cluster_id().as_ref()),
+    ];
+    let names = properties.headers().iter().flatten();
+    texts
+        .into_iter()
+        .filter_map(|(what, text)| Some((what, text?)))
+        .chain(names.map(|(name, _)| ("a header's name", name)))
+        .find(|(_, text)| text.as_str().contains(SUBSTITUTE))
+        .map(|(what, _)| what)
 }
 
 /// Where a delivery of a stream is in its log.
@@ -152,6 +195,30 @@ mod tests {
         );
         assert_eq!(origin.exchange.as_str(), "events.topic");
         assert_eq!(origin.position, Some(Position::new(48_211)));
+    }
+
+    #[test]
+    fn a_delivery_whose_texts_were_mended_is_not_utf8_to_whoever_judges_it_and_keeps_its_body_for_the_dead_letter()
+     {
+        let plain = take_apart(delivery(FieldTable::default()));
+        assert_eq!(plain.1.mended, None);
+        let mut table = FieldTable::default();
+        table.insert("\u{1a}".into(), AMQPValue::Boolean(true));
+        let named = delivery(table);
+        let mut keyed = delivery(FieldTable::default());
+        keyed.routing_key = "team.\u{1a}".into();
+        let mut typed = delivery(FieldTable::default());
+        typed.properties = typed.properties.with_type("caf\u{1a}".into());
+        for (delivery, what) in [
+            (named, "a header's name"),
+            (keyed, "the routing key"),
+            (typed, "the type"),
+        ] {
+            let (message, origin) = take_apart(delivery);
+            assert_eq!(origin.mended, Some(what));
+            assert!(std::str::from_utf8(&message.body).is_err());
+            assert_eq!(origin.body, Bytes::from_static(b"{}"));
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! How far a stream has been read, across links: where to begin, when history ends, and what a delivery is in the
 //! light of that. Pure: it decides, the consumer acts.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::event::id::{Mark, Position};
@@ -27,11 +26,10 @@ pub(super) struct Progress {
     last: Option<(Position, Mark)>,
     /// The lowest record that was not settled when that was last looked at, at the latest when a link was lost.
     lowest_unsettled: Option<Position>,
-    /// Records that are being dead-lettered, or were, at or above the lowest unsettled one: after a reconnect they
-    /// come again and must not be dead-lettered twice. As bounded as the unsettled are: by the prefetch.
-    poison: BTreeMap<Position, Letter>,
     /// Whether this link has shown that the stream is the one that was read before.
     recognised: bool,
+    /// The record after which positions skip, if that has been looked into.
+    skip_after: Option<Position>,
 }
 
 /// How the first start stands.
@@ -47,13 +45,6 @@ enum WarmUp {
     Over,
 }
 
-/// How far the dead letter of a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Letter {
-    UnderWay,
-    Confirmed,
-}
-
 /// What a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
@@ -64,12 +55,13 @@ pub(super) enum Arrival {
         /// Records before it are gone: retention was faster than we were.
         lost: bool,
     },
-    /// Known and settled: the record at which this link began, or poison that was dead-lettered.
-    Settled,
-    /// Poison whose dead letter is under way.
-    Waits,
+    /// The record that was read last, at which this link began or which it passes again.
+    Known,
     /// The age led past the tail: to be subscribed again, at the tail.
     PastTail,
+    /// Positions skip. A stream does so where a segment begins, but also where retention was faster than we were: to be
+    /// subscribed again, at the last record, which shows whether that is still kept and so all that followed it.
+    Skipped,
     /// The record at this position is another than it was: the stream was deleted and made anew.
     AnotherStream,
 }
@@ -81,8 +73,8 @@ impl Progress {
             warm_up: WarmUp::Unknown,
             last: None,
             lowest_unsettled: None,
-            poison: BTreeMap::new(),
             recognised: false,
+            skip_after: None,
         }
     }
 
@@ -144,14 +136,22 @@ impl Progress {
                     return Arrival::AnotherStream;
                 }
                 self.recognised = true;
-                self.letter_at(position).unwrap_or(Arrival::Settled)
+                Arrival::Known
             }
             Some((last, _)) if position < last => {
                 // Handed over before: the intake knows it again.
-                self.letter_at(position).unwrap_or(Arrival::Accept {
+                Arrival::Accept {
                     news: false,
                     lost: false,
-                })
+                }
+            }
+            Some((last, _))
+                if self.recognised
+                    && position.get() > last.get() + 1
+                    && self.skip_after != Some(last) =>
+            {
+                self.skip_after = Some(last);
+                Arrival::Skipped
             }
             Some(_) => {
                 // A link begins at the last record or below: where it does not come, neither did what followed it.
@@ -160,13 +160,6 @@ impl Progress {
                 self.accept(position, mark, lost)
             }
         }
-    }
-
-    fn letter_at(&self, position: Position) -> Option<Arrival> {
-        self.poison.get(&position).map(|letter| match letter {
-            Letter::UnderWay => Arrival::Waits,
-            Letter::Confirmed => Arrival::Settled,
-        })
     }
 
     fn accept(&mut self, position: Position, mark: Mark, lost: bool) -> Arrival {
@@ -238,27 +231,11 @@ impl Progress {
         };
     }
 
-    /// A record is being dead-lettered.
-    pub(super) fn poisoned(&mut self, position: Position) {
-        self.poison.insert(position, Letter::UnderWay);
-    }
-
-    /// Its dead letter is confirmed.
-    pub(super) fn dead_lettered(&mut self, position: Position) {
-        if let Some(letter) = self.poison.get_mut(&position) {
-            *letter = Letter::Confirmed;
-        }
-    }
-
     /// This is the lowest unsettled record now, of all that were delivered on this link.
     pub(super) fn settled_below(&mut self, lowest_unsettled: Option<Position>) {
         // Until this link has delivered all that the one before it left open, it knows less than that one.
         if self.recognised {
             self.lowest_unsettled = lowest_unsettled;
-            self.poison = match lowest_unsettled {
-                Some(lowest) => self.poison.split_off(&lowest),
-                None => BTreeMap::new(),
-            };
         }
     }
 }
@@ -382,7 +359,8 @@ mod tests {
         assert!(!progress.needs_tail());
         assert_eq!(progress.offset(), Offset::At(at(7)));
         progress.begin();
-        assert_eq!(judge(&mut progress, 7), Arrival::Settled);
+        assert_eq!(judge(&mut progress, 7), Arrival::Known);
+        assert_eq!(judge(&mut progress, 8), ACCEPT);
         assert_eq!(judge(&mut progress, 9), ACCEPT);
         assert!(progress.handed_over(at(9)));
     }
@@ -393,41 +371,55 @@ mod tests {
         progress.settled_below(None);
         assert_eq!(progress.offset(), Offset::At(at(5)));
         progress.begin();
-        assert_eq!(judge(&mut progress, 5), Arrival::Settled);
-        assert_eq!(judge(&mut progress, 7), ACCEPT);
+        assert_eq!(judge(&mut progress, 5), Arrival::Known);
+        assert_eq!(judge(&mut progress, 6), ACCEPT);
     }
 
     #[test]
-    fn poison_that_comes_again_is_not_dead_lettered_again() {
+    fn where_positions_skip_the_last_record_shows_whether_something_is_lost() {
         let mut progress = read_up_to(5);
-        progress.poisoned(at(2));
-        progress.poisoned(at(4));
-        progress.poisoned(at(5));
-        progress.dead_lettered(at(4));
+        progress.settled_below(None);
+        assert_eq!(judge(&mut progress, 7), Arrival::Skipped);
+        assert_eq!(progress.offset(), Offset::At(at(5)));
+        let mut overtaken = progress;
+        overtaken.begin();
+        assert_eq!(judge(&mut overtaken, 7), AFTER_LOSS);
+
+        let mut progress = read_up_to(5);
+        progress.settled_below(None);
+        assert_eq!(judge(&mut progress, 7), Arrival::Skipped);
+        progress.begin();
+        assert_eq!(judge(&mut progress, 5), Arrival::Known);
+        assert_eq!(judge(&mut progress, 7), ACCEPT);
+        assert_eq!(
+            judge(&mut progress, 9),
+            Arrival::Skipped,
+            "each is looked into"
+        );
+    }
+
+    #[test]
+    fn what_was_not_settled_comes_again_and_what_was_read_is_recognised_among_it() {
+        let mut progress = read_up_to(5);
         progress.settled_below(Some(at(2)));
         assert_eq!(progress.offset(), Offset::At(at(2)));
         progress.begin();
-        assert_eq!(judge(&mut progress, 2), Arrival::Waits);
-        assert_eq!(judge(&mut progress, 3), ACCEPT);
-        assert_eq!(judge(&mut progress, 4), Arrival::Settled);
-        assert_eq!(judge(&mut progress, 5), Arrival::Waits);
+        for position in 2..=4 {
+            assert_eq!(judge(&mut progress, position), ACCEPT);
+        }
+        assert_eq!(judge(&mut progress, 5), Arrival::Known);
         assert_eq!(judge(&mut progress, 6), ACCEPT);
-        progress.settled_below(Some(at(5)));
-        assert_eq!(progress.poison.len(), 1);
         progress.settled_below(None);
-        assert!(progress.poison.is_empty());
+        assert_eq!(progress.offset(), Offset::At(at(6)));
     }
 
     #[test]
     fn a_link_that_ends_before_it_delivered_anything_forgets_nothing() {
         let mut progress = read_up_to(5);
-        progress.poisoned(at(2));
         progress.settled_below(Some(at(2)));
         progress.begin();
         progress.settled_below(None);
         assert_eq!(progress.offset(), Offset::At(at(2)));
-        progress.begin();
-        assert_eq!(judge(&mut progress, 2), Arrival::Waits);
     }
 
     #[test]
@@ -460,6 +452,7 @@ mod tests {
         assert_eq!(judge(&mut progress, 50), AFTER_LOSS);
         assert_eq!(judge(&mut progress, 51), ACCEPT);
     }
+
     #[test]
     fn records_that_retention_took_in_the_warm_up_are_told_also_where_history_ends_with_them() {
         let interrupted = || {

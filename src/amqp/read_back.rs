@@ -6,12 +6,12 @@
 //! served ask again from where they are.
 
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicQosOptions};
 use lapin::{Channel, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,9 +19,9 @@ use tokio_stream::StreamExt;
 use tracing::Instrument;
 
 use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
-use super::consumer;
 use super::message::take_apart;
 use super::progress::Offset;
+use super::stream;
 use super::{BrokerConfig, Error};
 use crate::event::id::Position;
 use crate::event::{self, ReadBack};
@@ -30,8 +30,17 @@ use crate::metrics::Metrics;
 
 /// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
 const PREFETCH: u16 = 256;
+/// How many records one turn takes, before live deliveries have theirs.
+const BURST: usize = 32;
+/// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
+/// and live events would wait.
+const RECORDS_PER_SECOND: u32 = 25_000;
+/// So much of a second's records are taken as fast as they come: whoever was away for a moment has them at once.
+const HEAD_START: Duration = Duration::from_millis(500);
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How often the broker is asked meanwhile whether it is there: only then is silence an end.
+const ASK: Duration = Duration::from_millis(500);
 /// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long the connection is kept when nobody needs it.
@@ -61,6 +70,7 @@ impl ReadBacks {
         let mut stopping = std::pin::pin!(self.lifecycle.intake.stopping());
         let mut readers = JoinSet::new();
         let mut link = Link::default();
+        let pace = Arc::default();
         loop {
             let has_reader_left = readers.len() < self.config.read_back_readers;
             tokio::select! {
@@ -77,6 +87,7 @@ impl ReadBacks {
                         Ok(connection) => {
                             let span = tracing::info_span!("reader", begin = reading.begin().get());
                             let reader = Reader {
+                                pace: Arc::clone(&pace),
                                 config: Arc::clone(&self.config),
                                 metrics: Arc::clone(&self.metrics),
                                 connection,
@@ -178,8 +189,27 @@ impl Link {
     }
 }
 
+/// How fast readers may go, all together.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When all that was taken so far would have been taken at that speed, if that is later than the head start.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// When the next records may be taken, after so many.
+    fn due(&self, records: u32) -> Instant {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let earliest = now.checked_sub(HEAD_START).unwrap_or(now);
+        let begin = due.map_or(earliest, |due| due.max(earliest));
+        *due.insert(begin + Duration::from_secs(1) * records / RECORDS_PER_SECOND)
+    }
+}
+
 /// One reader, on a channel of its own.
 struct Reader {
+    pace: Arc<Pace>,
     config: Arc<BrokerConfig>,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
@@ -191,28 +221,34 @@ impl Reader {
         let offset = Offset::At(reading.begin());
         let queue = &self.config.queue;
         let (channel, mut deliveries) =
-            consumer::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
-        let mut heard = Instant::now();
+            stream::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
+        let mut idle = Duration::ZERO;
         let mut last: Option<Position> = None;
         let mut records = 0_u64;
         while reading.room().await {
             let first = match timeout(PAUSE, deliveries.next()).await {
                 Ok(first) => first,
-                Err(_) if heard.elapsed() >= SILENCE => {
-                    return Err(Error::Timeout {
-                        action: format!("with records of stream `{queue}`"),
-                        seconds: SILENCE.as_secs(),
-                    });
-                }
+                // Perhaps the subscription has died without a word: whoever still waits does so at another one.
+                Err(_) if idle >= SILENCE => break,
                 Err(_) => {
-                    reading.pause();
-                    continue;
+                    idle += PAUSE;
+                    if !idle.as_millis().is_multiple_of(ASK.as_millis()) {
+                        reading.pause().await;
+                        continue;
+                    }
+                    reading.asked();
+                    ask(&channel).await?;
+                    let Some(first) = deliveries.next().now_or_never() else {
+                        reading.ended().await;
+                        continue;
+                    };
+                    first
                 }
             };
-            heard = Instant::now();
+            idle = Duration::ZERO;
             let mut next = Some(first);
-            let mut read = None;
-            for _ in 0..PREFETCH / 2 {
+            let (mut read, mut taken) = (None, 0);
+            for _ in 0..BURST {
                 let Some(delivery) = next.take().or_else(|| deliveries.next().now_or_never())
                 else {
                     break;
@@ -226,10 +262,12 @@ impl Reader {
                 last = origin.position;
                 read = Some(tag);
                 reading.accept(message);
-                records += 1;
+                taken += 1;
                 self.metrics.read_back_records.inc();
             }
             acknowledge(&channel, read).await?;
+            records += u64::from(taken);
+            sleep_until(self.pace.due(taken)).await;
         }
         tracing::debug!(records, "read back");
         let closing = channel.close(200, "OK".into());
@@ -256,7 +294,7 @@ impl Reader {
     async fn oldest(&self) -> Result<Option<Position>, Error> {
         let queue = &self.config.queue;
         let offset = Some(Offset::First);
-        let (channel, mut deliveries) = consumer::open(&self.connection, queue, 1, offset).await?;
+        let (channel, mut deliveries) = stream::open(&self.connection, queue, 1, offset).await?;
         let first = timeout(SILENCE, deliveries.next()).await.ok().flatten();
         let oldest = match first {
             Some(first) => take_apart(self.delivery(Some(first))?).1.position,
@@ -277,6 +315,12 @@ impl Reader {
     }
 }
 
+/// Asks the broker something that it answers in its turn, after whatever it had to deliver on this channel.
+async fn ask(channel: &Channel) -> Result<(), Error> {
+    let options = BasicQosOptions { global: false };
+    connection::answer("reading back", channel.basic_qos(PREFETCH, options)).await
+}
+
 /// A stream delivers on when it is told how far it was read (AMQP 0-9-1 §1.8.3.13).
 async fn acknowledge(channel: &Channel, tag: Option<u64>) -> Result<(), Error> {
     let Some(tag) = tag else {
@@ -284,4 +328,27 @@ async fn acknowledge(channel: &Channel, tag: Option<u64>) -> Result<(), Error> {
     };
     let telling = channel.basic_ack(tag, BasicAckOptions { multiple: true });
     connection::answer("reading back", telling).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_have_a_head_start_and_then_go_at_their_pace_together() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        for _ in 0..RECORDS_PER_SECOND / 1000 * 3 {
+            sleep_until(pace.due(1000)).await;
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(3) - HEAD_START);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let rested = Instant::now();
+        sleep_until(pace.due(1000)).await;
+        assert_eq!(
+            rested.elapsed(),
+            Duration::ZERO,
+            "the head start is there again"
+        );
+    }
 }

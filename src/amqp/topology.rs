@@ -26,6 +26,8 @@ const LARGEST_SEGMENT: u64 = 500_000_000;
 const SMALLEST_SEGMENT: u64 = 1 << 20;
 /// The segments of a stream whose size has no limit.
 const USUAL_SEGMENT: u64 = 64 << 20;
+/// A limit below this is reached by an ordinary bad day of the network.
+const LOW_DELIVERY_LIMIT: i64 = 1000;
 /// Arguments that no setting of ours names, so that whatever an existing queue has is right.
 const ADOPTED: [&str; 2] = ["x-stream-max-segment-size-bytes", "x-delivery-limit"];
 /// Arguments that RabbitMQ compares, and that an existing queue may have otherwise.
@@ -52,7 +54,7 @@ pub(super) enum Made {
 }
 
 /// Makes what is missing of the exchange, the queue and the bindings of events, or with `declare` off only looks, and
-/// compares what is there. Says whether the queue was made by this call.
+/// compares what is there. Says whether the queue was made by this call, and what of it an operator should know.
 ///
 /// # Errors
 /// [`Error::Topology`] where something is there but otherwise, [`Error::Missing`] where it is not there and may not
@@ -60,14 +62,18 @@ pub(super) enum Made {
 pub(super) async fn ensure_events(
     connection: &Connection,
     config: &BrokerConfig,
-) -> Result<Made, Error> {
+) -> Result<(Made, Option<String>), Error> {
     let mode = Mode::of(config);
     ensure_exchange(connection, &config.exchange, mode).await?;
     let wanted = events_queue(config);
-    let made = match inspect_queue(connection, &wanted, mode).await? {
+    let (made, warning) = match inspect_queue(connection, &wanted, mode).await? {
         State::Absent => return Err(wanted.missing()),
-        State::Made => Made::Now,
-        State::Same | State::Uncompared(_) => Made::Before,
+        State::Made => (Made::Now, None),
+        State::Same | State::Uncompared(_) => (Made::Before, None),
+        State::Adopted(kept) => {
+            let advice = advice_on_delivery_limit(&config.queue, &kept);
+            (Made::Before, advice.map(|(_, advice)| advice))
+        }
     };
     if mode == Mode::Make {
         bind(
@@ -78,7 +84,7 @@ pub(super) async fn ensure_events(
         )
         .await?;
     }
-    Ok(made)
+    Ok((made, warning))
 }
 
 /// The same for the dead-letter exchange and queue alone. The queue may be of any type, as long as it is there.
@@ -115,6 +121,23 @@ pub(super) async fn ensure_dead_letters(
             .await
         }
         Mode::Look => Ok(()),
+    }
+}
+
+/// The queue by which the replicas of a stream share the duty of dead-lettering (see [`duty`](super::duty)).
+pub(super) fn duty_queue_name(config: &BrokerConfig) -> String {
+    format!("{}.duty", config.queue)
+}
+
+/// The same for that queue. Not bound to anything but the default exchange, which every queue is bound to.
+pub(super) async fn ensure_duty(
+    connection: &Connection,
+    config: &BrokerConfig,
+) -> Result<(), Error> {
+    let wanted = duty_queue(config);
+    match inspect_queue(connection, &wanted, Mode::of(config)).await? {
+        State::Absent => Err(wanted.missing()),
+        State::Made | State::Same | State::Adopted(_) | State::Uncompared(_) => Ok(()),
     }
 }
 
@@ -188,6 +211,8 @@ enum State {
     Made,
     /// There as wanted.
     Same,
+    /// There, and as wanted but for these, which no setting names.
+    Adopted(Vec<Difference>),
     /// There, but without the right to declare it nobody tells how it is.
     Uncompared(String),
 }
@@ -199,7 +224,7 @@ async fn ensure_exchange(connection: &Connection, name: &str, mode: Mode) -> Res
             name: name.to_owned(),
             how: "type topic, durable".to_owned(),
         }),
-        State::Made | State::Same | State::Uncompared(_) => Ok(()),
+        State::Made | State::Same | State::Adopted(_) | State::Uncompared(_) => Ok(()),
     }
 }
 
@@ -283,6 +308,7 @@ struct Wanted {
 enum Value {
     Text(String),
     Number(i64),
+    Flag(bool),
 }
 
 impl fmt::Display for Value {
@@ -290,6 +316,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
+            Self::Flag(flag) => flag.fmt(f),
         }
     }
 }
@@ -341,6 +368,18 @@ fn dead_letter_queue(config: &BrokerConfig) -> Wanted {
     }
 }
 
+fn duty_queue(config: &BrokerConfig) -> Wanted {
+    let kind = Value::Text(QueueType::Quorum.as_str().to_owned());
+    Wanted {
+        name: duty_queue_name(config),
+        arguments: vec![
+            ("x-queue-type", kind),
+            ("x-single-active-consumer", Value::Flag(true)),
+            ("x-delivery-limit", Value::Number(DELIVERY_LIMIT)),
+        ],
+    }
+}
+
 /// An age as `x-max-age` is usually written: whole hours, else minutes, else seconds. RabbitMQ compares the text.
 fn age(age: Duration) -> String {
     let seconds = age.as_secs().max(1);
@@ -381,6 +420,7 @@ impl Wanted {
             let value = match value {
                 Value::Text(text) => AMQPValue::LongString(LongString::from(text.as_str())),
                 Value::Number(number) => AMQPValue::LongLongInt(*number),
+                Value::Flag(flag) => AMQPValue::Boolean(*flag),
             };
             table.insert((*name).into(), value);
         }
@@ -498,10 +538,12 @@ async fn inspect_queue(
     }
     let mut tried = wanted.clone();
     let mut differences: Vec<Difference> = Vec::new();
+    let mut adopted = Vec::new();
     loop {
         let refusal = match declare_queue(connection, &tried.name, tried.arguments()).await {
             Ok(()) if !there => return Ok(State::Made),
-            Ok(()) if differences.is_empty() => return Ok(State::Same),
+            Ok(()) if differences.is_empty() && adopted.is_empty() => return Ok(State::Same),
+            Ok(()) if differences.is_empty() => return Ok(State::Adopted(adopted)),
             Ok(()) => return Err(wanted.differs(differences)),
             Err(refusal) => refusal,
         };
@@ -511,6 +553,7 @@ async fn inspect_queue(
             // RabbitMQ tells one difference at a time. Each round takes over one argument, once: it ends.
             Refusal::Differs(difference) if tried.adopt(&difference) => {
                 tracing::debug!(queue = %tried.name, %difference, "kept what the queue has");
+                adopted.push(difference);
             }
             Refusal::Differs(difference) => {
                 let known = differences
@@ -757,6 +800,9 @@ pub async fn check(config: &BrokerConfig) -> Result<Report, Error> {
     )
     .await?;
     check_dead_letter_queue(&connection, config, &mut report).await?;
+    if config.queue_type == QueueType::Stream {
+        check_duty_queue(&connection, config, &mut report).await?;
+    }
     connection::close(&connection).await;
     let publisher = Publisher::new(config);
     match publisher.reach().await {
@@ -823,7 +869,7 @@ fn absent(config: &BrokerConfig, missing: Error, report: &mut Report) {
 /// Takes a mismatch as a finding; passes on what ends the link.
 fn compared(result: Result<State, Error>, thing: &str, report: &mut Report) -> Result<bool, Error> {
     match result {
-        Ok(State::Same | State::Made) => {
+        Ok(State::Same | State::Adopted(_) | State::Made) => {
             report.add(Level::Ok, format!("{thing} is there, as configured"));
             Ok(true)
         }
@@ -877,9 +923,16 @@ async fn check_events_queue(
     let wanted = events_queue(config);
     let thing = format!("{} queue `{}`", config.queue_type, config.queue);
     let state = inspect_queue(connection, &wanted, Mode::Look).await;
+    let advice = match &state {
+        Ok(State::Adopted(kept)) => advice_on_delivery_limit(&config.queue, kept),
+        _ => None,
+    };
     if !compared(state, &thing, report)? {
         absent(config, wanted.missing(), report);
         return Ok(());
+    }
+    if let Some((level, advice)) = advice {
+        report.add(level, advice);
     }
     let Some(counts) = passive_queue(connection, &config.queue).await? else {
         return Ok(());
@@ -934,6 +987,49 @@ async fn check_dead_letter_queue(
         None => absent(config, dead_letter_queue(config).missing(), report),
     }
     Ok(())
+}
+
+async fn check_duty_queue(
+    connection: &Connection,
+    config: &BrokerConfig,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let wanted = duty_queue(config);
+    let thing = format!(
+        "quorum queue `{}` (by which replicas agree on who dead-letters)",
+        wanted.name
+    );
+    let state = inspect_queue(connection, &wanted, Mode::Look).await;
+    if !compared(state, &thing, report)? {
+        absent(config, wanted.missing(), report);
+    }
+    Ok(())
+}
+
+/// What is wrong with the delivery limit of an existing quorum queue, and what to do. An argument of a queue cannot be
+/// changed; a policy can only lower it.
+fn advice_on_delivery_limit(queue: &str, kept: &[Difference]) -> Option<(Level, String)> {
+    let difference = kept
+        .iter()
+        .find(|difference| difference.argument == "x-delivery-limit")?;
+    let theirs = &difference.theirs;
+    let consequence = "RabbitMQ counts a delivery for every message that was under way when a link broke, and removes a message that goes over the limit, so that its event is lost";
+    let remedy = format!(
+        "let the bridge empty the queue, stop it, delete the queue, and let it be made anew with x-delivery-limit={DELIVERY_LIMIT}"
+    );
+    match theirs.parse::<i64>() {
+        Ok(limit) if (0..LOW_DELIVERY_LIMIT).contains(&limit) => Some((
+            Level::Problem,
+            format!("queue `{queue}` has x-delivery-limit={limit}: {consequence}; {remedy}"),
+        )),
+        Ok(_) => None,
+        Err(_) => Some((
+            Level::Note,
+            format!(
+                "queue `{queue}` has no x-delivery-limit, which from RabbitMQ 4.0 on means 20: {consequence}; {remedy}, or set a policy with delivery-limit"
+            ),
+        )),
+    }
 }
 
 /// What is wrong with two consumers on a work queue, and what to do.
@@ -1122,6 +1218,29 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_low_delivery_limit_is_a_problem_none_is_worth_knowing_and_a_high_one_is_neither() {
+        let level = |theirs: &str| {
+            let difference = Difference {
+                argument: "x-delivery-limit".to_owned(),
+                ours: "1000000".to_owned(),
+                theirs: theirs.to_owned(),
+            };
+            advice_on_delivery_limit("q", &[difference]).map(|(level, _)| level)
+        };
+        for (theirs, expected) in [
+            ("0", Some(Level::Problem)),
+            ("20", Some(Level::Problem)),
+            ("999", Some(Level::Problem)),
+            ("1000", None),
+            ("-1", None),
+            (NONE, Some(Level::Note)),
+        ] {
+            assert_eq!(level(theirs), expected, "{theirs}");
+        }
+        assert_eq!(advice_on_delivery_limit("q", &[]), None);
     }
 
     #[test]

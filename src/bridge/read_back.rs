@@ -73,8 +73,16 @@ impl event::ReadBack for ReadBack {
             .publish(Frame::encode(event(id, address, message), now));
     }
 
-    fn pause(&mut self) {
-        self.reading.pause();
+    async fn pause(&mut self) {
+        self.reading.pause().await;
+    }
+
+    fn asked(&mut self) {
+        self.reading.asked();
+    }
+
+    async fn ended(&mut self) {
+        self.reading.ended().await;
     }
 
     async fn room(&mut self) -> bool {

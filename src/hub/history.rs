@@ -73,6 +73,8 @@ pub(super) enum Located {
     Known,
     /// Older than anything in memory.
     Older,
+    /// Newer than anything in memory: from a replica that is ahead of this one, or of nobody.
+    Ahead,
     /// Of another log or process, or of nobody.
     Unknown,
 }
@@ -239,6 +241,7 @@ impl History {
             .binary_search_by_key(&id.position, |slot| slot.id.position)
         {
             Ok(index) if self.slots.get(index).is_some_and(|slot| slot.id == id) => Located::Known,
+            Err(_) if self.numbering == Numbering::Offsets && self.is_behind(id) => Located::Ahead,
             Err(0) => match self.floor {
                 Some(floor) if id.position < floor.position => Located::Older,
                 None if !self.slots.is_empty() => Located::Older,
@@ -247,6 +250,13 @@ impl History {
             // Another record stands at its position, or none ever did.
             Ok(_) | Err(_) => Located::Unknown,
         }
+    }
+
+    /// Whether a record of this id would come after all that is known.
+    fn is_behind(&self, id: EventId) -> bool {
+        self.newest
+            .filter(|newest| *newest != self.numbering.origin())
+            .is_none_or(|newest| id.position > newest.position)
     }
 
     /// Lets the oldest go until every bound holds. `emptied` is told of each channel that lost an event.

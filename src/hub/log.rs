@@ -2,11 +2,11 @@
 //! reading of old records fills one of its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
-use super::channel::{self, Listeners};
+use super::channel::{self, Channel, Listeners};
 use super::history::History;
 use super::registry::Registry;
 use super::{Numbering, lock};
@@ -67,8 +67,8 @@ impl Log {
         self.era.load(Ordering::Acquire)
     }
 
-    /// Adds an event. `trim` holds the state to its bounds. The writer's.
-    pub(super) fn push(&self, frame: Frame, trim: impl FnOnce(&mut State)) {
+    /// Adds an event, and says whose it is: nobody is woken yet. `trim` holds the state to its bounds. The writer's.
+    pub(super) fn push(&self, frame: Frame, trim: impl FnOnce(&mut State)) -> Arc<Channel> {
         let position = frame.id().position;
         let mut state = self.lock();
         let channel = state.registry.channel(frame.audience());
@@ -76,8 +76,7 @@ impl Log {
         trim(&mut state);
         drop(state);
         self.move_tail(position);
-        channel.wake();
-        channel::wake(&self.everything);
+        channel
     }
 
     /// Adds a record that is nobody's event. The writer's.

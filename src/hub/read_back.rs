@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::channel::Signal;
@@ -40,10 +41,15 @@ const MAX_EVENTS: usize = if cfg!(test) { 64 } else { 16_384 };
 const MAX_RECORDS: usize = 4 * MAX_EVENTS;
 /// How many bytes of events it holds.
 const MAX_BYTES: usize = 16 << 20;
-/// After how many records everybody looks whether it is their turn.
-const MILESTONE: u64 = small(4096);
+/// After how many records everybody is woken to take what is there for it: seldom, so that it is written together.
+const ROUND: u64 = small(4096);
 /// The same where memory has been reached, and readers may leave.
-const LAST_MILESTONE: u64 = small(256);
+const LAST_ROUND: u64 = small(256);
+/// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
+const GROUP: usize = 8;
+/// How long what a client came back with is waited for where the stream ends before it: it may be of a replica that is
+/// ahead, on a node of the broker that is.
+const END: Duration = Duration::from_secs(2);
 /// How long readers may take to make room while they hold up others.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,6 +95,8 @@ struct Seat {
 struct Place {
     stretch: Arc<Stretch>,
     reader: Reader,
+    /// Since when the reading serves it.
+    since: Instant,
 }
 
 impl Seat {
@@ -165,12 +173,12 @@ impl Desk {
             .collect();
         queue.waiting = rest;
         let lowest = seats.first()?.needs();
-        let stretch = Arc::new(Stretch::new(Position::new(
-            lowest.saturating_sub(LOOK_BACK),
-        )));
-        for seat in &seats {
-            stretch.attach(seat);
-        }
+        // Not beyond the newest that is known: beyond the end of a stream there is silence.
+        let begin = lowest.saturating_sub(LOOK_BACK).min(newest);
+        let stretch = Arc::new(Stretch::new(Position::new(begin)));
+        seats.retain(|seat| !stretch.attach(seat));
+        // It begins below them all, so that none is refused; whoever were would wait on.
+        queue.waiting.extend(seats.iter().map(Arc::downgrade));
         queue.readings.push(Arc::downgrade(&stretch));
         Some(stretch)
     }
@@ -203,8 +211,10 @@ struct Stretch {
 #[derive(Debug, Default)]
 struct Attached {
     seats: Vec<Weak<Seat>>,
-    /// Nothing more will come.
-    ended: bool,
+    /// When the stream last had nothing more, as the broker said.
+    ended_at: Option<Instant>,
+    /// Nothing more will be read.
+    closed: bool,
 }
 
 /// What an id means to the reading that serves it.
@@ -256,7 +266,7 @@ impl Stretch {
     fn attach(self: &Arc<Self>, seat: &Arc<Seat>) -> bool {
         let mut attached = lock(&self.attached);
         let mut state = self.log.lock();
-        if attached.ended || seat.needs() < self.next(&state) {
+        if attached.closed || seat.needs() < self.next(&state) {
             return false;
         }
         let (reader, _) = Reader::join(
@@ -268,14 +278,25 @@ impl Stretch {
         );
         drop(state);
         let stretch = Arc::clone(self);
-        lock(&seat.place).replace(Place { stretch, reader });
+        let since = Instant::now();
+        lock(&seat.place).replace(Place {
+            stretch,
+            reader,
+            since,
+        });
         attached.seats.push(Arc::downgrade(seat));
         seat.signal.raise();
         true
     }
 
-    fn has_ended(&self) -> bool {
-        lock(&self.attached).ended
+    /// Whether the stream had nothing more at this moment or later.
+    fn ended_after(&self, moment: Instant) -> bool {
+        let ended_at = lock(&self.attached).ended_at;
+        ended_at.is_some_and(|ended_at| ended_at >= moment)
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.attached).closed
     }
 
     fn wake(&self) {
@@ -284,23 +305,24 @@ impl Stretch {
         }
     }
 
-    fn find(&self, from: From) -> Found {
+    fn find(&self, from: From, since: Instant) -> Found {
         let state = self.log.lock();
-        let Some(newest) = state.history.newest() else {
-            return Found::NotYet;
+        let located = match from {
+            From::Oldest if state.history.newest().is_none() => Located::Ahead,
+            From::Oldest => Located::Known,
+            From::After(id) => state.history.locate(id),
         };
-        let id = match from {
-            From::Oldest => return Found::Here(Start::Oldest, None),
-            From::After(id) if id.position > newest.position => return Found::NotYet,
-            From::After(id) => id,
-        };
-        match state.history.locate(id) {
-            // The one id that is no record's: a record may stand at its position.
-            Located::Known if id == EventId::ORIGIN => Found::Here(Start::Oldest, None),
-            Located::Known => Found::Here(Start::After(id), None),
-            // The reading was to begin at it or below, and begins above it: those before it are not kept any more.
-            Located::Older => Found::Here(Start::Oldest, Some(GapReason::Expired)),
-            Located::Unknown => Found::Nowhere,
+        drop(state);
+        match (located, from) {
+            // The origin is no record's: a record may stand at its position.
+            (Located::Known, From::Oldest | From::After(EventId::ORIGIN)) => {
+                Found::Here(Start::Oldest, None)
+            }
+            (Located::Known, From::After(id)) => Found::Here(Start::After(id), None),
+            // The reading was to begin below it, and begins above it: those before it are not kept any more.
+            (Located::Older, _) => Found::Here(Start::Oldest, Some(GapReason::Expired)),
+            (Located::Ahead, _) if !self.ended_after(since + END) => Found::NotYet,
+            (Located::Ahead | Located::Unknown, _) => Found::Nowhere,
         }
     }
 
@@ -404,7 +426,8 @@ impl Readings {
                 return Reading {
                     stretch,
                     shared: Arc::clone(&self.shared),
-                    since_milestone: 0,
+                    since_round: 0,
+                    asked_at: None,
                     is_full: false,
                 };
             }
@@ -417,7 +440,8 @@ impl Readings {
 pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
-    since_milestone: u64,
+    since_round: u64,
+    asked_at: Option<Instant>,
     /// There was no room, and there is more than half still.
     is_full: bool,
 }
@@ -448,13 +472,40 @@ impl Reading {
     }
 
     /// There is nothing more to read for now: everybody looks whether it is live.
-    pub fn pause(&mut self) {
-        self.since_milestone = 0;
-        self.stretch.wake();
+    pub async fn pause(&mut self) {
+        self.round().await;
+    }
+
+    /// The broker is being asked for a sign of life, as the stream has given nothing for a while.
+    pub fn asked(&mut self) {
+        self.asked_at = Some(Instant::now());
+    }
+
+    /// It has given one, and no record before that: when it was asked the stream had nothing more.
+    pub async fn ended(&mut self) {
+        lock(&self.stretch.attached).ended_at = self.asked_at.take();
+        self.round().await;
+    }
+
+    /// Everybody takes what is there for it.
+    async fn round(&mut self) {
+        self.since_round = 0;
+        let seats: Vec<_> = lock(&self.stretch.attached).seats.clone();
+        for group in seats.chunks(GROUP) {
+            for seat in group.iter().filter_map(Weak::upgrade) {
+                seat.signal.raise();
+            }
+            yield_now().await;
+        }
     }
 
     /// Waits until there is room for more. False when nobody needs more.
     pub async fn room(&mut self) -> bool {
+        if self.since_round >= ROUND
+            || (self.since_round >= LAST_ROUND && self.has_reached_memory())
+        {
+            self.round().await;
+        }
         let mut patience = Instant::now() + PATIENCE;
         loop {
             match self.stretch.make_room(self.is_full) {
@@ -463,10 +514,14 @@ impl Reading {
                     self.is_full = false;
                     return true;
                 }
-                Room::Full => self.is_full = true,
+                Room::Full if self.is_full => {}
+                Room::Full => {
+                    self.is_full = true;
+                    self.round().await;
+                    continue;
+                }
             }
             let moved = self.stretch.moved.notified();
-            self.stretch.wake();
             if timeout_at(patience, moved).await.is_err() {
                 patience = Instant::now() + PATIENCE;
                 let slow = self.stretch.let_go(!self.shared.desk.is_empty());
@@ -482,12 +537,8 @@ impl Reading {
     }
 
     fn count(&mut self) {
-        self.since_milestone += 1;
-        if self.since_milestone >= MILESTONE
-            || (self.since_milestone >= LAST_MILESTONE && self.has_reached_memory())
-        {
-            self.pause();
-        }
+        self.since_round += 1;
+        self.asked_at = None;
     }
 
     fn has_reached_memory(&self) -> bool {
@@ -501,7 +552,7 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        lock(&self.stretch.attached).ended = true;
+        lock(&self.stretch.attached).closed = true;
         self.stretch.wake();
     }
 }
@@ -531,6 +582,8 @@ pub(super) enum Turn {
     Tell(Update),
     /// It has caught up with memory, and goes on there.
     Live(Reader),
+    /// The stream has no such record as it came back with.
+    Nowhere,
     /// The log broke off: it is located anew, from here.
     BrokeOff(From),
 }
@@ -575,15 +628,11 @@ impl Returning {
             return self.queue_again(shared);
         }
         if !self.found {
-            let (start, reason) = match place.stretch.find(self.from) {
+            let (start, reason) = match place.stretch.find(self.from, place.since) {
                 Found::Here(start, reason) => (start, reason),
-                Found::NotYet if place.stretch.has_ended() => return self.queue_again(shared),
+                Found::NotYet if place.stretch.is_closed() => return self.queue_again(shared),
                 Found::NotYet => return Turn::Wait,
-                Found::Nowhere => {
-                    self.from = From::Oldest;
-                    self.reason = Some(GapReason::Unknown);
-                    return self.queue_again(shared);
-                }
+                Found::Nowhere => return Turn::Nowhere,
             };
             self.found = true;
             let checkpoint = place.begin(&self.seat, start);
@@ -666,7 +715,7 @@ impl Returning {
         {
             return Turn::Live(reader);
         }
-        if place.stretch.has_ended() {
+        if place.stretch.is_closed() {
             return self.queue_again(shared);
         }
         Turn::Wait

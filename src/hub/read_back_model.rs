@@ -88,6 +88,8 @@ struct World {
     stream: Vec<Record>,
     /// Records before this one were removed.
     kept: usize,
+    /// Records from this one on are yet to be consumed: another replica may have them already.
+    consumed: usize,
     clients: Vec<Client>,
     next_position: u64,
     /// Whether retention ever removed anything.
@@ -124,12 +126,14 @@ impl World {
             active: Vec::new(),
             stream: Vec::new(),
             kept: 0,
+            consumed: 0,
             clients: Vec::new(),
             has_expired: false,
         };
         for _ in 0..world.rng.usize(1..200) {
             world.give();
         }
+        world.consume(usize::MAX);
         world.writer.caught_up();
         world
     }
@@ -142,6 +146,8 @@ impl World {
                     for _ in 0..self.rng.usize(0..most) {
                         self.give();
                     }
+                    let some = self.rng.usize(0..2 * most);
+                    self.consume(some);
                 }
                 25..40 => self.come(),
                 40..70 => self.look(),
@@ -175,11 +181,18 @@ impl World {
             audience: (self.rng.u8(0..5) > 0).then(|| audience(&mut self.rng)),
             topic: if self.rng.bool() { "a" } else { "b" },
         };
-        match frame(&record) {
-            Some(frame) => self.writer.publish(frame),
-            None => self.writer.pass(id, Instant::now()),
-        }
         self.stream.push(record);
+    }
+
+    /// The bridge consumes so many more.
+    fn consume(&mut self, count: usize) {
+        for record in self.stream[self.consumed..].iter().take(count) {
+            match frame(record) {
+                Some(frame) => self.writer.publish(frame),
+                None => self.writer.pass(record.id, Instant::now()),
+            }
+            self.consumed += 1;
+        }
     }
 
     /// Retention removes what is not in live memory only, as it is never faster than that.
@@ -199,7 +212,7 @@ impl World {
     /// The stream is deleted and made anew.
     fn replace(&mut self) {
         self.stream.clear();
-        (self.kept, self.next_position) = (0, 0);
+        (self.kept, self.consumed, self.next_position) = (0, 0, 0);
         self.active.clear();
         self.writer.broken(Break::Replaced);
         for client in &mut self.clients {
@@ -224,7 +237,12 @@ impl World {
         };
         let filtered = self.rng.u8(0..4) == 0;
         let any = self.rng.usize(0..self.stream.len().max(1));
-        let (resume, up_to, is_lost) = match (self.rng.u8(0..10), self.stream.get(any)) {
+        let (resume, up_to, is_lost) = match (self.rng.u8(0..12), self.stream.get(any)) {
+            (9, _) => {
+                let position = Position::new(self.next_position + self.rng.u64(0..50));
+                let mark = Mark::epoch(self.rng.u32(..));
+                (Resume::After(EventId { position, mark }), None, true)
+            }
             (0, _) => (Resume::Malformed, None, true),
             (1, Some(record)) => {
                 let mark = Mark::epoch(self.rng.u32(..));
@@ -281,7 +299,8 @@ impl World {
                 .iter()
                 .find(|record| record.id.position.get() >= next);
             let Some(record) = record else {
-                reading.pause();
+                reading.asked();
+                reading.ended().await;
                 break;
             };
             let overtaken = self.stream[..self.kept]
@@ -407,7 +426,7 @@ impl World {
                 slot.id.position == position && matches!(slot.content, Content::Held(..))
             })
         };
-        let passed = self.stream.iter().filter(|record| {
+        let passed = self.stream[..self.consumed].iter().filter(|record| {
             let position = record.id.position;
             Some(position) > client.up_to
                 && !client.passed.contains(&position)
@@ -456,6 +475,7 @@ impl World {
 
     /// Everybody is served to the end.
     async fn settle(&mut self) {
+        self.consume(usize::MAX);
         let newest = self.writer.newest();
         for _ in 0..2000 {
             let behind = self
@@ -471,6 +491,7 @@ impl World {
                 self.clients.push(client);
             }
             self.begin_reading().await;
+            tokio::time::advance(Duration::from_millis(10)).await;
             for _ in 0..self.active.len() {
                 self.read().await;
             }

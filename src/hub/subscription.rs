@@ -176,6 +176,7 @@ impl Subscription {
                             return self.join(Resume::After(id));
                         }
                         Turn::BrokeOff(_) => return self.join_again(),
+                        Turn::Nowhere => return self.join(Resume::Malformed),
                     }
                 }
                 Stage::Live(reader) if !reader.is_current() => return self.join_again(),
@@ -375,9 +376,12 @@ fn way_of(history: &History, resume: Resume, reads_back: bool) -> (Way, Option<G
             // The one id that is no record's: a record may stand at its position.
             Located::Known if id == EventId::ORIGIN => return (Way::Here(Start::Oldest), None),
             Located::Known => return (Way::Here(Start::After(id)), None),
-            Located::Older if reads_back => return (Way::Back(From::After(id)), None),
+            // The stream itself knows whether it is.
+            Located::Older | Located::Ahead if reads_back => {
+                return (Way::Back(From::After(id)), None);
+            }
             Located::Older => GapReason::Expired,
-            Located::Unknown => GapReason::Unknown,
+            Located::Ahead | Located::Unknown => GapReason::Unknown,
         },
     };
     let way = match history.numbering() {

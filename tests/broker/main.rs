@@ -18,6 +18,7 @@
 mod harness;
 mod delivery;
 mod addressing;
+mod poison;
 mod queues;
 mod topology;
 mod resume;

@@ -1,5 +1,7 @@
 //! What the bridge declares, what it refuses to run on, and what it says then: `check` finds each mistake apart.
 
+use lapin::types::AMQPValue;
+
 use crate::harness::{Bridge, Client, Message, PASSWORD, RabbitMq, Setup};
 
 /// `check` must fail, and say all of this.
@@ -51,6 +53,44 @@ async fn check_says_which_argument_of_an_existing_queue_differs() {
         &["events.sse", "x-queue-type", "stream", "classic"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_quorum_queue_whose_delivery_limit_would_take_messages_is_told_by_check_and_by_serve() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let limit = [("x-delivery-limit", AMQPValue::LongInt(20))];
+    vhost
+        .declare_queue_with("events.sse", "quorum", &limit)
+        .await;
+    let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", "quorum");
+    let bridge = setup.start().await;
+    assert_check_fails(&setup, &["problem", "x-delivery-limit=20", "anew"]).await;
+    let warnings: Vec<_> = bridge
+        .output()
+        .lines()
+        .filter(|line| line.contains("\"WARN\"") && line.contains("x-delivery-limit=20"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(warnings.len(), 1, "{}", bridge.output());
+}
+
+#[tokio::test]
+async fn the_queue_of_the_duty_is_checked_like_the_others() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let setup = Bridge::on(&vhost);
+    drop(setup.start().await);
+    vhost.delete_queue("events.sse.duty").await;
+    let checking = setup.clone().set("RABBITMQ_DECLARE", "false");
+    assert_check_fails(
+        &checking,
+        &["events.sse.duty", "x-single-active-consumer=true"],
+    )
+    .await;
+    // One that would let every replica have the duty.
+    vhost.declare_queue("events.sse.duty", "quorum").await;
+    for setup in [setup, checking] {
+        assert_check_fails(&setup, &["events.sse.duty", "x-single-active-consumer"]).await;
+    }
 }
 
 #[tokio::test]

@@ -69,6 +69,16 @@ async fn a_stream_that_is_deleted_is_made_again_and_everybody_is_told_what_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_deleted_while_the_broker_has_forgotten_who_reads_it_is_missed_all_the_same()
+ {
+    let mut world = World::start(Plan::stream(seed()).on_its_own_broker()).await;
+    world.suffer(Fault::ConsumerForgotten).await;
+    world.suffer(Fault::QueueDeleted).await;
+    world.recover().await;
+    judge(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_is_killed_ended_or_stopped_costs_nobody_an_event() {
     let faults = [
         Fault::BridgeKilled,

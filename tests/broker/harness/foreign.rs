@@ -13,10 +13,12 @@ use super::{Vhost, command};
 pub enum Foreign {
     Pika,
     AioPika,
+    /// Pika in a program whose texts are in Latin-1: what is not ASCII goes out as bytes that are not UTF-8.
+    Latin1,
 }
 
 impl Foreign {
-    /// All there are.
+    /// Those that do as AMQP wants.
     pub const ALL: [Self; 2] = [Self::Pika, Self::AioPika];
 
     /// Publishes messages, each `{"topic", "body", "headers"?, "type"?, "message_id"?}`, and waits for their confirms.
@@ -24,6 +26,7 @@ impl Foreign {
         let script = match self {
             Self::Pika => "pika_publish.py",
             Self::AioPika => "aio_pika_publish.py",
+            Self::Latin1 => "latin1_publish.py",
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = folder.join("target/foreign-venv/bin/python");

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ExchangeDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
@@ -53,7 +53,7 @@ impl RabbitMq {
     /// The node that tests share, started by the first that asks.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
-        SHARED.get_or_init(|| Self::start_new(96)).await
+        SHARED.get_or_init(|| Self::start_new(160)).await
     }
 
     /// A node for one test, which may do with it what it likes.
@@ -325,11 +325,29 @@ impl Vhost {
             .expect("the queue is deleted");
     }
 
+    /// Deletes an exchange under whoever uses it.
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let connection = self.connect().await;
+        let channel = connection.create_channel().await.expect("a channel");
+        channel
+            .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
+            .await
+            .expect("the exchange is deleted");
+    }
+
     /// Declares a durable queue that the bridge has not declared, to be in its way.
     pub async fn declare_queue(&self, queue: &str, kind: &str) {
+        self.declare_queue_with(queue, kind, &[]).await;
+    }
+
+    /// The same, with more arguments.
+    pub async fn declare_queue_with(&self, queue: &str, kind: &str, more: &[(&str, AMQPValue)]) {
         let connection = self.connect().await;
         let channel = connection.create_channel().await.expect("a channel");
         let mut arguments = FieldTable::default();
+        for (name, value) in more {
+            arguments.insert((*name).into(), value.clone());
+        }
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         channel
             .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)

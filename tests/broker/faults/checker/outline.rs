@@ -164,6 +164,12 @@ impl Outline {
             .filter(|span| span.fault.kind == "queue_deleted")
     }
 
+    /// Whether the log was made anew so lately that replicas may disagree on which log it is.
+    pub(super) fn was_recreated_lately(&self, at: Moment) -> bool {
+        self.recreations()
+            .any(|span| span.begin <= at && span.end.is_none_or(|end| at <= end + RECREATION))
+    }
+
     /// Whether the log was made anew since a client was at this place, or so lately that replicas may disagree.
     pub(super) fn was_recreated(&self, since: Option<Place>, at: Moment) -> bool {
         self.recreations().enumerate().any(|(index, span)| {

@@ -1,0 +1,528 @@
+//! What RabbitMQ sends, made readable before `lapin` sees it: a short string that is not UTF-8 (a routing key, a `type`,
+//! a header's name...) is an error to its parser, and ends the whole link, again and again, at the same message.
+//!
+//! AMQP wants UTF-8 there (0-9-1 §4.2.5.3), but RabbitMQ carries any bytes. Here those that are illegal become
+//! [`SUBSTITUTE`], so that no length changes; the message is then dead-lettered for what it is (see
+//! [`message`](super::message)). Bodies pass untouched.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use async_rs::{Runtime, Tokio};
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// What stands where an illegal byte stood: the control character that Unicode keeps for this, SUB.
+pub(super) const SUBSTITUTE: char = '\u{1a}';
+
+/// How much is read from the socket at once.
+const CHUNK: usize = 32 * 1024;
+/// Type, channel and size of a frame (AMQP 0-9-1 §2.3.5).
+const HEAD: usize = 7;
+/// The largest frame of properties that is kept to be looked at: what RabbitMQ sends at most unless it is told otherwise.
+const LARGEST: usize = 128 * 1024;
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+/// The class and method of `basic.deliver`, and the class of a content header.
+const DELIVER: [u8; 4] = [0, 60, 0, 60];
+const BASIC: [u8; 2] = [0, 60];
+
+/// The runtime that `lapin` is to connect with: tokio's, but for what its sockets read.
+pub(super) fn runtime() -> Runtime<Mending> {
+    Runtime::new(Mending(Tokio::current()))
+}
+
+/// Tokio, with sockets that mend.
+#[derive(Clone, Debug)]
+pub(super) struct Mending(Tokio);
+
+impl RuntimeKit for Mending {}
+
+impl Executor for Mending {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        future: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(work)
+    }
+}
+
+impl Reactor for Mending {
+    type TcpStream = Mended<<Tokio as Reactor>::TcpStream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: io::Read + io::Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(
+        &self,
+        duration: Duration,
+    ) -> impl futures_util::Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async move { Ok(Mended::new(connecting.await?)) }
+    }
+}
+
+/// A socket whose reader finds every short string in UTF-8.
+pub(super) struct Mended<S> {
+    socket: S,
+    chunk: Box<[u8]>,
+    frames: Frames,
+}
+
+impl<S> Mended<S> {
+    fn new(socket: S) -> Self {
+        Self {
+            socket,
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+            frames: Frames::default(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            socket,
+            chunk,
+            frames,
+        } = self.get_mut();
+        loop {
+            let taken = frames.take(buffer);
+            if taken > 0 || buffer.is_empty() {
+                return Poll::Ready(Ok(taken));
+            }
+            let read = ready!(Pin::new(&mut *socket).poll_read(context, chunk))?;
+            match chunk.get(..read) {
+                Some(bytes) if read > 0 => frames.add(bytes),
+                // The end: what is left is no whole frame, and whoever reads it will say so.
+                _ => return Poll::Ready(Ok(frames.take_rest(buffer))),
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(context, slices)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_close(context)
+    }
+}
+
+/// Bytes that were read, in which whole frames of methods and properties are mended before they are given out.
+#[derive(Debug, Default)]
+struct Frames {
+    bytes: Vec<u8>,
+    /// Up to here they were given out.
+    given: usize,
+    /// Up to here they may be.
+    ready: usize,
+    /// How much of the frame that is passing was not read yet.
+    passing: usize,
+}
+
+impl Frames {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        while self.release() {}
+    }
+
+    /// Lets one frame pass, or what is there of it. False if more must be read first.
+    fn release(&mut self) -> bool {
+        let waiting = self.bytes.get_mut(self.ready..).unwrap_or_default();
+        if waiting.is_empty() {
+            return false;
+        }
+        if self.passing > 0 {
+            let passes = self.passing.min(waiting.len());
+            self.passing -= passes;
+            self.ready += passes;
+            return true;
+        }
+        let Some((head, rest)) = waiting.split_first_chunk_mut::<HEAD>() else {
+            return false;
+        };
+        let [kind, _, _, size @ ..] = *head;
+        let size = u32::from_be_bytes(size) as usize;
+        // One byte ends a frame.
+        let length = HEAD.saturating_add(size).saturating_add(1);
+        if !matches!(kind, METHOD | HEADER) || size > LARGEST {
+            self.passing = length;
+            return true;
+        }
+        if rest.len() <= size {
+            return false;
+        }
+        if let Some(payload) = rest.get_mut(..size) {
+            // None where it is malformed otherwise, which is not for us to tell.
+            let _mended: Option<()> = mend(kind, payload);
+        }
+        self.ready += length;
+        true
+    }
+
+    /// Gives out what is ready, as far as there is room.
+    fn take(&mut self, buffer: &mut [u8]) -> usize {
+        self.take_up_to(self.ready, buffer)
+    }
+
+    fn take_rest(&mut self, buffer: &mut [u8]) -> usize {
+        self.ready = self.bytes.len();
+        self.take(buffer)
+    }
+
+    fn take_up_to(&mut self, end: usize, buffer: &mut [u8]) -> usize {
+        let ready = self.bytes.get(self.given..end).unwrap_or_default();
+        let taken = ready.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..taken), ready.get(..taken)) {
+            to.copy_from_slice(from);
+        }
+        self.given += taken;
+        if self.given == self.ready {
+            // What is left is part of one frame.
+            self.bytes.drain(..self.given);
+            (self.given, self.ready) = (0, 0);
+        }
+        taken
+    }
+}
+
+/// Mends the short strings of a delivery or of its properties. None where the payload ends too early.
+fn mend(kind: u8, payload: &mut [u8]) -> Option<()> {
+    let mut rest = Rest(payload);
+    if kind == METHOD {
+        if rest.take(4)? != DELIVER {
+            return Some(());
+        }
+        rest.mend_short()?; // consumer tag
+        rest.take(8 + 1)?; // delivery tag, redelivered
+        rest.mend_short()?; // exchange
+        rest.mend_short()?; // routing key
+        return Some(());
+    }
+    if rest.take(2)? != BASIC {
+        return Some(());
+    }
+    rest.take(2 + 8)?; // weight, size of the body
+    let flags = rest.number(2)?;
+    // From the highest flag down (AMQP 0-9-1 §4.2.6.1): the properties that are there, in this order.
+    let properties = [
+        Property::Short, // content type
+        Property::Short, // content encoding
+        Property::Headers,
+        Property::Bytes(1), // delivery mode
+        Property::Bytes(1), // priority
+        Property::Short,    // correlation id
+        Property::Short,    // reply to
+        Property::Short,    // expiration
+        Property::Short,    // message id
+        Property::Bytes(8), // timestamp
+        Property::Short,    // type
+        Property::Short,    // user id
+        Property::Short,    // app id
+        Property::Short,    // cluster id
+    ];
+    for (index, property) in properties.into_iter().enumerate() {
+        if flags & (1 << (15 - index)) == 0 {
+            continue;
+        }
+        match property {
+            Property::Short => rest.mend_short()?,
+            Property::Headers => rest.mend_table()?,
+            Property::Bytes(count) => drop(rest.take(count)?),
+        }
+    }
+    Some(())
+}
+
+#[derive(Clone, Copy)]
+enum Property {
+    Short,
+    Headers,
+    Bytes(usize),
+}
+
+/// What of a payload was not looked at yet. Every step is None where it is too short.
+struct Rest<'a>(&'a mut [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a mut [u8]> {
+        let (taken, rest) = std::mem::take(&mut self.0).split_at_mut_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A number of so many bytes, four at most.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let number = self.take(bytes)?;
+        Some(
+            number
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        )
+    }
+
+    fn mend_short(&mut self) -> Option<()> {
+        let length = self.number(1)?;
+        mend_text(self.take(length)?);
+        Some(())
+    }
+
+    /// A table: its size, then names and values.
+    fn mend_table(&mut self) -> Option<()> {
+        let size = self.number(4)?;
+        let mut table = Rest(self.take(size)?);
+        while !table.0.is_empty() {
+            table.mend_short()?;
+            table.mend_value()?;
+        }
+        Some(())
+    }
+
+    /// A value. Only tables within have short strings; text is long, and may be any bytes.
+    fn mend_value(&mut self) -> Option<()> {
+        let count = match self.number(1).and_then(|kind| u8::try_from(kind).ok())? {
+            b'F' => return self.mend_table(),
+            b'A' => {
+                let size = self.number(4)?;
+                let mut array = Rest(self.take(size)?);
+                while !array.0.is_empty() {
+                    array.mend_value()?;
+                }
+                return Some(());
+            }
+            b'S' | b'x' => self.number(4)?,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' | b'U' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'L' | b'l' | b'd' | b'T' => 8,
+            b'V' => 0,
+            _ => return None,
+        };
+        self.take(count).map(drop)
+    }
+}
+
+/// Puts the substitute for every byte that is not part of UTF-8.
+fn mend_text(mut text: &mut [u8]) {
+    while let Err(error) = std::str::from_utf8(text) {
+        let bad = error.error_len().unwrap_or(text.len());
+        let Some((_, rest)) = text.split_at_mut_checked(error.valid_up_to()) else {
+            return;
+        };
+        let Some((illegal, rest)) = rest.split_at_mut_checked(bad.min(rest.len())) else {
+            return;
+        };
+        illegal.fill(SUBSTITUTE as u8);
+        text = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn short(text: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![u8::try_from(text.len()).unwrap()];
+        bytes.extend_from_slice(text);
+        bytes
+    }
+
+    fn long(content: &[u8]) -> Vec<u8> {
+        let mut bytes = u32::try_from(content.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend_from_slice(content);
+        bytes
+    }
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![kind, 0, 1];
+        bytes.extend(long(payload));
+        bytes.push(0xce);
+        bytes
+    }
+
+    fn deliver(exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
+        let payload = [
+            &DELIVER[..],
+            &short(b"tag"),
+            &[0, 0, 0, 0, 0, 0, 0, 7, 1],
+            &short(exchange),
+            &short(routing_key),
+        ];
+        frame(METHOD, &payload.concat())
+    }
+
+    /// Headers (a name, a nested table with the same name, text), a priority, a timestamp and a type.
+    fn header(name: &[u8], kind: &[u8]) -> Vec<u8> {
+        let inner = [&short(name)[..], b"t\x01"].concat();
+        let nested = [b"F".to_vec(), long(&inner)].concat();
+        let array = [b"A".to_vec(), long(&nested)].concat();
+        let table = [
+            short(name),
+            array,
+            short(b"text"),
+            b"S".to_vec(),
+            long(b"any \xff bytes"),
+            short(b"number"),
+            b"l\x00\x00\x00\x00\x00\x00\x00\xff".to_vec(),
+        ]
+        .concat();
+        let payload = [
+            &BASIC[..],
+            &[0; 2 + 8],
+            &0b0010_1000_0110_0000_u16.to_be_bytes(),
+            &long(&table),
+            &[9],
+            &[0xff; 8],
+            &short(kind),
+        ];
+        frame(HEADER, &payload.concat())
+    }
+
+    fn body(content: &[u8]) -> Vec<u8> {
+        frame(3, content)
+    }
+
+    fn mended(bytes: &[u8], slice: usize) -> Vec<u8> {
+        let mut frames = Frames::default();
+        let mut out = Vec::new();
+        let mut buffer = [0; 13];
+        for piece in bytes.chunks(slice.max(1)) {
+            frames.add(piece);
+            loop {
+                let taken = frames.take(&mut buffer);
+                out.extend_from_slice(&buffer[..taken]);
+                if taken == 0 {
+                    break;
+                }
+            }
+        }
+        loop {
+            let taken = frames.take_rest(&mut buffer);
+            out.extend_from_slice(&buffer[..taken]);
+            if taken == 0 {
+                return out;
+            }
+        }
+    }
+
+    #[test]
+    fn illegal_bytes_of_short_strings_are_substituted_and_nothing_else() {
+        let sent = [
+            deliver(b"caf\xe9", b"team.\xff\xfe.x"),
+            header(b"\xe9", b"na\xefve\xe2\x82"),
+            body(b"\xff\xff"),
+        ]
+        .concat();
+        let expected = [
+            deliver(b"caf\x1a", b"team.\x1a\x1a.x"),
+            header(b"\x1a", b"na\x1ave\x1a\x1a"),
+            body(b"\xff\xff"),
+        ]
+        .concat();
+        for slice in [1, 2, 7, 8, 64, usize::MAX] {
+            assert_eq!(mended(&sent, slice), expected, "{slice}");
+        }
+    }
+
+    #[test]
+    fn what_is_utf8_and_what_is_no_delivery_passes_as_it_is() {
+        let sent = [
+            deliver("café".as_bytes(), b"team.7"),
+            header("é".as_bytes(), "naïve".as_bytes()),
+            frame(METHOD, b"\x00\x0a\x00\x0a\xff\xff"),
+            frame(8, b""),
+            body(&vec![0xff; 200_000]),
+        ]
+        .concat();
+        assert_eq!(mended(&sent, 1000), sent);
+        // What a server answers that speaks another version (AMQP 0-9-1 §2.2.4).
+        assert_eq!(mended(b"AMQP\x00\x00\x09\x01", 3), b"AMQP\x00\x00\x09\x01");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_added_lost_or_panicked_at(
+            bytes in prop::collection::vec(any::<u8>(), 0..600), slice in 1..100_usize,
+        ) {
+            prop_assert_eq!(mended(&bytes, slice).len(), bytes.len());
+            for kind in [METHOD, HEADER] {
+                let framed = frame(kind, &[&DELIVER[..], &bytes].concat());
+                prop_assert_eq!(mended(&framed, slice).len(), framed.len());
+                let framed = frame(kind, &[&BASIC[..], &[0; 10], &bytes].concat());
+                prop_assert_eq!(mended(&framed, slice).len(), framed.len());
+            }
+        }
+
+        #[test]
+        fn every_short_string_of_a_delivery_becomes_utf8(
+            key in prop::collection::vec(any::<u8>(), 0..255), name in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let out = mended(&[deliver(&key, &key), header(&name, &name)].concat(), 11);
+            let mut expected = (key.clone(), name.clone());
+            mend_text(&mut expected.0);
+            mend_text(&mut expected.1);
+            prop_assert!(std::str::from_utf8(&expected.0).is_ok() && std::str::from_utf8(&expected.1).is_ok());
+            prop_assert_eq!(out, [deliver(&expected.0, &expected.0), header(&expected.1, &expected.1)].concat());
+        }
+    }
+}
