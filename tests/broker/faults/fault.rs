@@ -159,7 +159,7 @@ impl World {
             Fault::BridgeKilled
             | Fault::BridgeKilledInMidFrame
             | Fault::BridgeTerminated
-            | Fault::BridgeStopped => self.lose_bridge(fault).await,
+            | Fault::BridgeStopped => self.lose_bridge(fault, 0..2_000).await,
             Fault::BridgeKilledBesideOneThatLags => self.lose_bridge_beside_laggard().await,
             Fault::ClientsCut
             | Fault::ClientsSilent
@@ -262,6 +262,10 @@ impl World {
         // One that just ended may still be in the table.
         let count: usize = count.trim().parse().expect("a number");
         assert!(count >= every.len(), "only {count} consumers were found");
+        if fault == Fault::ConsumerForgotten {
+            // Nobody can tell it from a pause: it lasts until a bridge looks whether there is more, after five seconds.
+            self.last(5_000..5_001).await;
+        }
         self.end(begun);
         if fault != Fault::ConsumerForgotten {
             for (replica, before) in self.replicas.iter().zip(before) {
@@ -305,7 +309,8 @@ impl World {
         self.end(begun);
     }
 
-    async fn lose_bridge(&mut self, fault: Fault) {
+    /// A bridge ends in this way, and is started again after so many milliseconds.
+    pub async fn lose_bridge(&mut self, fault: Fault, away: std::ops::Range<u64>) {
         let which = self.any_replica();
         let number = self.replicas[which].number;
         let spoilt = match fault {
@@ -332,7 +337,7 @@ impl World {
             }
             _ => self.replicas[which].kill(),
         }
-        self.last(0..2_000).await;
+        self.last(away).await;
         self.replicas[which].start_again().await;
         self.end(begun);
     }

@@ -16,7 +16,7 @@ use super::world::{Plan, World};
 const ROUND: Duration = Duration::from_secs(4 * 60);
 
 /// How long the mix lasts where nobody asks for more.
-const SHORT_MIX: Duration = Duration::from_secs(25);
+const SHORT_MIX: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_goes_wrong_no_gap_is_told_and_two_thousand_who_return_at_once_have_all_they_missed()
@@ -166,7 +166,7 @@ async fn a_bridge_killed_twenty_times_under_five_hundred_events_a_second_loses_n
     };
     let mut world = World::start(plan).await;
     for _ in 0..KILLS {
-        world.suffer(Fault::BridgeKilled).await;
+        world.lose_bridge(Fault::BridgeKilled, 0..500).await;
         world.recover().await;
     }
     let report = judge(world).await;

@@ -174,25 +174,32 @@ impl World {
             false => Broker::Shared(RabbitMq::shared().await),
         };
         let vhost = broker.vhost();
-        let mut replicas = Vec::new();
         let settings = plan.settings();
-        for number in 0..plan.replicas {
-            replicas.push(Replica::start(number, &broker, &vhost, &settings, &recorder).await);
-        }
-        // RabbitMQ 3.10 forgets its first stream for good if it is killed soon after it was declared: see the ten crashes.
+        let first = Replica::start(0, &broker, &vhost, &settings, &recorder).await;
         if plan.own_broker {
+            // RabbitMQ 3.10 forgets its first stream for good if it is killed soon after it was declared: see the ten
+            // crashes.
             broker.own().stop().await;
             broker.own().start().await;
-        }
-        for replica in &replicas {
-            replica
+            first
                 .bridge()
                 .wait_metric("sse_bridge_broker_up", |up| up == 1.0)
                 .await;
-            replica.sample(Phase::Start).await;
         }
+        first.sample(Phase::Start).await;
         let publishers =
             Publishers::start(&vhost, &recorder, plan.publishers, plan.rate, plan.seed);
+        // The others find a stream that is not empty, which is sooner known than that it is.
+        first
+            .bridge()
+            .wait_metric("sse_bridge_events_consumed_total", |count| count > 0.0)
+            .await;
+        let mut replicas = vec![first];
+        for number in 1..plan.replicas {
+            let replica = Replica::start(number, &broker, &vhost, &settings, &recorder).await;
+            replica.sample(Phase::Start).await;
+            replicas.push(replica);
+        }
         let mut world = Self {
             random: fastrand::Rng::with_seed(plan.seed),
             broker,
@@ -286,11 +293,20 @@ impl World {
         self.recorder.record(&Record::FaultEnd { fault });
     }
 
-    /// Waits until every bridge has its link again. How long that took, the checker judges.
+    /// Waits until every bridge has its link again, and delivers. How long that took, the checker judges.
     pub async fn recover(&self) {
         for replica in &self.replicas {
             eventually("a bridge has its link again", REST, async || {
                 replica.peek().await.filter(|sample| sample.broker_up)
+            })
+            .await;
+            let mut watchers = self.clients.iter();
+            let watcher = watchers
+                .find(|client| client.habits.replica == Some(replica.number))
+                .expect("each replica has somebody who wants everything and goes nowhere else");
+            let before = watcher.last_id();
+            eventually("a bridge delivers again", REST, async || {
+                (watcher.last_id() != before).then_some(())
             })
             .await;
         }

@@ -153,20 +153,25 @@ impl Recoveries {
                 let event_late =
                     event_due.is_some_and(|due| recovery.first_event.is_none_or(|at| at > due));
                 let back = recovery.link_up.max(recovery.first_event);
-                if !link_late && !event_late {
-                    let took = back.map_or(0, |at| at - recovery.end);
-                    report.summary.recoveries += 1;
-                    report.summary.recovered(took, &span.fault.kind);
-                    continue;
-                }
+                let is_late = link_late || event_late;
+                let until = match back {
+                    Some(back) if !is_late => back,
+                    _ => event_due.unwrap_or(link_due),
+                };
                 let overtaken = outline.faults.iter().any(|other| {
                     other.fault.fault != span.fault.fault
                         && other.fault.replicas.contains(replica)
-                        && other.begin <= event_due.unwrap_or(link_due)
+                        && other.begin <= until
                         && other.end.is_none_or(|end| end > recovery.end)
                 });
                 if overtaken {
                     report.summary.recoveries_unjudged += 1;
+                    continue;
+                }
+                if !is_late {
+                    report.summary.recoveries += 1;
+                    let took = until - recovery.end;
+                    report.summary.recovered(took, &span.fault.kind);
                     continue;
                 }
                 let what = format!(

@@ -806,6 +806,58 @@ fn a_stream_that_was_made_anew_excuses_a_gap_and_nothing_else() {
 }
 
 #[test]
+fn the_beginning_of_a_stream_that_was_made_anew_may_lead_into_the_old_one_for_a_moment() {
+    let plant = |lines: &mut Vec<Line>, deleted: bool| {
+        let place = delivery(lines, EVERYTHING, 29) + 2;
+        let mut told = vec![
+            Record::FaultBegin(Fault {
+                fault: 2,
+                kind: "queue_deleted".into(),
+                replicas: vec![],
+                clients: vec![],
+            }),
+            Record::FaultEnd { fault: 2 },
+        ];
+        if !deleted {
+            told.clear();
+        }
+        let back_at_the_beginning = [
+            gap(EVERYTHING, "unknown", None),
+            Record::Checkpoint {
+                client: EVERYTHING,
+                id: ORIGIN.into(),
+            },
+        ];
+        told.extend(back_at_the_beginning.clone());
+        told.extend((0..30).map(|event| Record::Event {
+            client: EVERYTHING,
+            id: id(event),
+            number: Some(number(event)),
+        }));
+        if deleted {
+            told.extend(back_at_the_beginning);
+        }
+        let at = lines[place].0;
+        lines.splice(place..place, told.into_iter().map(|record| (at, record)));
+        for (_, record) in lines {
+            if let Record::Log {
+                generation, number, ..
+            } = record
+                && deleted
+                && number
+                    .is_some_and(|number| (30..EVENTS).any(|event| self::number(event) == number))
+            {
+                *generation = 1;
+            }
+        }
+    };
+    // The others were not told that the stream is another, and need not be: they had all of the old one.
+    assert_eq!(planted("stream", |lines| plant(lines, true)), []);
+    let kinds = planted("stream", |lines| plant(lines, false));
+    assert_eq!(kinds, [Kind::FalseGap]);
+}
+
+#[test]
 fn what_the_broker_confirmed_and_does_not_hold_is_told_apart_from_what_the_bridge_lost() {
     let forget = |lines: &mut Vec<Line>| {
         lines.retain(|(_, record)| {

@@ -242,7 +242,7 @@ impl Walk for StreamWalk<'_> {
         }
     }
 
-    fn event(&mut self, _at: Moment, id: &str, number: u64, report: &mut Report) {
+    fn event(&mut self, at: Moment, id: &str, number: u64, report: &mut Report) {
         self.told_of_its_forgery(report);
         let places = self.outline.places(number);
         let place = self
@@ -259,7 +259,11 @@ impl Walk for StreamWalk<'_> {
         };
         let index = self.due.partition_point(|due| due.place < places[0]);
         let seen = self.seen.get(index).copied().unwrap_or_default();
-        let backward = self.cursor.is_some_and(|cursor| place <= cursor);
+        // The beginning has one id for all streams: a replica that still knows the old one begins with that.
+        let from_beginning = self
+            .cursor
+            .is_some_and(|cursor| cursor.offset == -1 && self.outline.was_recreated(None, at));
+        let backward = !from_beginning && self.cursor.is_some_and(|cursor| place <= cursor);
         if backward && self.pending.is_empty() {
             let kind = if seen {
                 Kind::Repeated
