@@ -226,10 +226,10 @@ pub trait ReadBack: Send + 'static {
     /// There is nothing more to read for now.
     fn pause(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// The log is being asked for a sign of life, as it has given nothing for a while.
+    /// The log is about to be asked how far it goes.
     fn asked(&mut self);
 
-    /// It has given one, and nothing before that: when it was asked it had nothing more.
+    /// All that it had when it was asked has been given.
     fn ended(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Waits until there is room for more. False when nobody needs more.

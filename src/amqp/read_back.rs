@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 /// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
 const PREFETCH: u16 = 256;
 /// How many records one turn takes, before live deliveries have theirs.
-const BURST: usize = 32;
+const BURST: u16 = 32;
 /// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
 /// and live events would wait longer.
 const RECORDS_PER_SECOND: u32 = 25_000;
@@ -39,7 +39,8 @@ const RECORDS_PER_SECOND: u32 = 25_000;
 const HEAD_START: Duration = Duration::from_millis(500);
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How often the broker is asked meanwhile whether it is there: only then is silence an end.
+/// How often the broker is asked whether that was all: neither is silence an end, nor do events that keep coming say that
+/// there is none.
 const ASK: Duration = Duration::from_millis(500);
 /// How long it may deliver nothing at all while somebody waits: then the reader is given up and made anew.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -207,7 +208,15 @@ impl Pace {
     }
 }
 
-/// One reader, on a channel of its own.
+/// What a reader reads, on a channel of its own.
+struct Source {
+    channel: Channel,
+    deliveries: lapin::Consumer,
+    /// The last record that was taken.
+    last: Option<Position>,
+}
+
+/// One reader.
 struct Reader {
     pace: Arc<Pace>,
     config: Arc<BrokerConfig>,
@@ -218,60 +227,80 @@ struct Reader {
 impl Reader {
     /// Reads until nobody needs more.
     async fn read(self, mut reading: impl ReadBack) -> Result<(), Error> {
-        let offset = Offset::At(reading.begin());
+        let begin = Offset::At(reading.begin());
         let queue = &self.config.queue;
-        let (channel, mut deliveries) =
-            stream::open(&self.connection, queue, PREFETCH, Some(offset)).await?;
-        let mut idle = Duration::ZERO;
-        let mut last: Option<Position> = None;
+        let (channel, deliveries) =
+            stream::open(&self.connection, queue, PREFETCH, Some(begin)).await?;
+        let mut source = Source {
+            channel,
+            deliveries,
+            last: None,
+        };
         let mut records = 0_u64;
-        while reading.room().await {
-            let first = match timeout(PAUSE, deliveries.next()).await {
-                Ok(first) => first,
-                // Perhaps the subscription has died without a word: whoever still waits does so at another one.
-                Err(_) if idle >= SILENCE => break,
-                Err(_) => {
-                    idle += PAUSE;
-                    if !idle.as_millis().is_multiple_of(ASK.as_millis()) {
-                        reading.pause().await;
-                        continue;
-                    }
-                    reading.asked();
-                    ask(&channel).await?;
-                    let Some(first) = deliveries.next().now_or_never() else {
-                        reading.ended().await;
-                        continue;
-                    };
-                    first
+        let (mut quiet, mut asked) = (Duration::ZERO, Instant::now());
+        // A subscription can die without a word: whoever still waits then does so at another one.
+        while quiet < SILENCE && reading.room().await {
+            let first = timeout(PAUSE, source.deliveries.next()).await.ok();
+            let mut taken = self.take(&mut source, first, BURST, &mut reading).await?;
+            if asked.elapsed() >= ASK {
+                asked = Instant::now();
+                reading.asked();
+                ask(&source.channel).await?;
+                let waited = self.take(&mut source, None, PREFETCH, &mut reading).await?;
+                taken += waited;
+                // Had there been more, it would have been sent: as much as may be on its way.
+                if waited < PREFETCH {
+                    reading.ended().await;
                 }
-            };
-            idle = Duration::ZERO;
-            let mut next = Some(first);
-            let (mut read, mut taken) = (None, 0);
-            for _ in 0..BURST {
-                let Some(delivery) = next.take().or_else(|| deliveries.next().now_or_never())
-                else {
-                    break;
-                };
-                let delivery = self.delivery(delivery)?;
-                let tag = delivery.delivery_tag;
-                let (message, origin) = take_apart(delivery);
-                if let (Some(last), Some(position)) = (last, origin.position) {
-                    self.check_gap(last, position).await?;
-                }
-                last = origin.position;
-                read = Some(tag);
-                reading.accept(message);
-                taken += 1;
-                self.metrics.read_back_records.inc();
+            } else if taken == 0 {
+                reading.pause().await;
             }
-            acknowledge(&channel, read).await?;
+            quiet = match taken {
+                0 => quiet + PAUSE,
+                _ => Duration::ZERO,
+            };
             records += u64::from(taken);
-            sleep_until(self.pace.due(taken)).await;
+            sleep_until(self.pace.due(taken.into())).await;
         }
         tracing::debug!(records, "read back");
-        let closing = channel.close(200, "OK".into());
+        let closing = source.channel.close(200, "OK".into());
         connection::answer("closing a channel", closing).await
+    }
+
+    /// Gives the reading this delivery and those that are here already, and acknowledges them: a stream delivers on when it
+    /// is told how far it was read (AMQP 0-9-1 §1.8.3.13). How many there were.
+    async fn take(
+        &self,
+        source: &mut Source,
+        first: Option<Option<lapin::Result<Delivery>>>,
+        limit: u16,
+        reading: &mut impl ReadBack,
+    ) -> Result<u16, Error> {
+        let mut next = first;
+        let (mut tag, mut taken) = (None, 0);
+        while taken < limit
+            && let Some(delivery) = next
+                .take()
+                .or_else(|| source.deliveries.next().now_or_never())
+        {
+            let delivery = self.delivery(delivery)?;
+            tag = Some(delivery.delivery_tag);
+            let (message, origin) = take_apart(delivery);
+            if let (Some(last), Some(position)) = (source.last, origin.position) {
+                self.check_gap(last, position).await?;
+            }
+            source.last = origin.position;
+            reading.accept(message);
+            taken += 1;
+            self.metrics.read_back_records.inc();
+        }
+        if let Some(tag) = tag {
+            let telling = source
+                .channel
+                .basic_ack(tag, BasicAckOptions { multiple: true });
+            connection::answer("reading back", telling).await?;
+        }
+        Ok(taken)
     }
 
     /// Positions skip one where a segment begins; where they skip, it may also be that retention was faster. Then records
@@ -319,15 +348,6 @@ impl Reader {
 async fn ask(channel: &Channel) -> Result<(), Error> {
     let options = BasicQosOptions { global: false };
     connection::answer("reading back", channel.basic_qos(PREFETCH, options)).await
-}
-
-/// A stream delivers on when it is told how far it was read (AMQP 0-9-1 §1.8.3.13).
-async fn acknowledge(channel: &Channel, tag: Option<u64>) -> Result<(), Error> {
-    let Some(tag) = tag else {
-        return Ok(());
-    };
-    let telling = channel.basic_ack(tag, BasicAckOptions { multiple: true });
-    connection::answer("reading back", telling).await
 }
 
 #[cfg(test)]

@@ -211,7 +211,7 @@ struct Stretch {
 #[derive(Debug, Default)]
 struct Attached {
     seats: Vec<Weak<Seat>>,
-    /// When the stream last had nothing more, as the broker said.
+    /// When the stream last had nothing more than was read, as the broker said.
     ended_at: Option<Instant>,
     /// Nothing more will be read.
     closed: bool,
@@ -427,7 +427,7 @@ impl Readings {
                     stretch,
                     shared: Arc::clone(&self.shared),
                     since_round: 0,
-                    asked_at: None,
+                    asked: None,
                     is_full: false,
                 };
             }
@@ -441,7 +441,8 @@ pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
     since_round: u64,
-    asked_at: Option<Instant>,
+    /// When the broker was asked how far the stream goes, and how far the live log went then.
+    asked: Option<(Instant, Position)>,
     /// There was no room, and there is more than half still.
     is_full: bool,
 }
@@ -476,14 +477,17 @@ impl Reading {
         self.round().await;
     }
 
-    /// The broker is being asked for a sign of life, as the stream has given nothing for a while.
+    /// The broker is about to be asked how far the stream goes.
     pub fn asked(&mut self) {
-        self.asked_at = Some(Instant::now());
+        self.asked = Some((Instant::now(), self.shared.log.tail()));
     }
 
-    /// It has given one, and no record before that: when it was asked the stream had nothing more.
+    /// All that there was when it was asked has been given. A reading that is behind what is live is not believed that.
     pub async fn ended(&mut self) {
-        lock(&self.stretch.attached).ended_at = self.asked_at.take();
+        let is_there = |(_, tail): &(Instant, Position)| self.stretch.log.tail() >= *tail;
+        if let Some((asked_at, _)) = self.asked.take_if(|asked| is_there(asked)) {
+            lock(&self.stretch.attached).ended_at = Some(asked_at);
+        }
         self.round().await;
     }
 
@@ -538,7 +542,6 @@ impl Reading {
 
     fn count(&mut self) {
         self.since_round += 1;
-        self.asked_at = None;
     }
 
     fn has_reached_memory(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -194,6 +195,34 @@ async fn an_id_that_no_record_has_is_recognised_in_the_stream_too() {
         // From the oldest that is kept, as nobody knows what it has.
         assert_eq!(client.data(COUNT).await, numbers(0..COUNT), "{forged}");
     }
+}
+
+#[tokio::test]
+async fn an_id_beyond_the_end_is_recognised_though_events_never_stop_coming() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = forgetful(&vhost).start().await;
+    let producer = vhost.producer().await;
+    let last_position = "18446744073709551615-ffffffff";
+    let mut client = returning(&bridge, "team_id=7", last_position).await;
+    let mut published = 0;
+    let gap = {
+        let mut told = std::pin::pin!(client.event());
+        loop {
+            // Each is confirmed before the next, so that there is never a pause.
+            producer
+                .publish_all(numbered(published..published + 1))
+                .await;
+            published += 1;
+            if let Some(gap) = told.as_mut().now_or_never() {
+                break gap;
+            }
+        }
+    };
+    assert_eq!(
+        (gap.name.as_str(), gap.data.as_str()),
+        ("bridge.gap", r#"{"reason":"unknown","missed":null}"#)
+    );
+    assert_eq!(client.data(published).await, numbers(0..published));
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ pub struct Rules {
     pub prefetch: u64,
     /// How long after a fault's end the link must be back, in seconds.
     pub recovery_seconds: u64,
-    /// How many dead letters there may be of one message; none is no limit. One there must be.
+    /// How many dead letters there may be of one message where no fault comes between; none is no limit. One there must be.
     pub dead_letters_at_most: Option<u64>,
     /// Rings are so short that a client that reads slowly falls behind: `slow` is then no lie.
     pub short_rings: bool,

@@ -57,8 +57,7 @@ impl Plan {
             settings: Vec::new(),
             short_rings: false,
             short_history: false,
-            // Every replica that reads a poison message dead-letters it, and again after a restart.
-            dead_letters_at_most: None,
+            dead_letters_at_most: Some(1),
         }
     }
 

@@ -19,6 +19,9 @@ const REDELIVERY: Moment = 30 * SECOND;
 /// How far behind a bridge may be whose link has just failed.
 const UNREAD: Moment = 30 * SECOND;
 
+/// How long after it was published, or after a fault, a message is dead-lettered at the latest.
+const DEAD_LETTERED: Moment = 10 * SECOND;
+
 /// A place in the log: which stream, and where in it. Before its first record is -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -288,6 +291,20 @@ impl Outline {
             .any(|span| published.at <= span.begin && span.begin <= published.at + UNREAD)
     }
 
+    /// How many faults may have come between a message's dead letter and the word that it is written: each may cost one more.
+    fn faults_around(&self, published: &Published) -> usize {
+        let spans = self.faults.iter().filter(|span| {
+            let touches_a_link =
+                !span.fault.replicas.is_empty() || span.fault.kind == "memory_alarm";
+            touches_a_link
+                && span.begin <= published.at + DEAD_LETTERED
+                && span
+                    .end
+                    .is_none_or(|end| published.at <= end + DEAD_LETTERED)
+        });
+        spans.count()
+    }
+
     /// Each poison message has its dead letter, and nothing else has.
     fn judge_letters(&self, report: &mut Report) {
         let most = self.rules().dead_letters_at_most;
@@ -314,10 +331,11 @@ impl Outline {
                 // What was published again stands in the log more than once, and each record may have its letter.
                 Some(_)
                     if most.is_some_and(|most| {
-                        copies > most * self.places(*number).len().max(1) as u64
+                        let records = self.places(*number).len().max(1);
+                        copies > most * (records + self.faults_around(published)) as u64
                     }) =>
                 {
-                    let what = format!("{number} has {copies}");
+                    let what = format!("{number}, published at {}, has {copies}", published.at);
                     report.find(Kind::DeadLetters, &what);
                 }
                 _ => {}
