@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use harness::{Bridge, Client, Message, RabbitMq, Vhost};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::StreamExt;
 
@@ -39,6 +40,8 @@ const CLIENTS: usize = 2_000;
 const TEAMS: usize = 200;
 const PER_CLIENT: usize = EVENTS / TEAMS;
 const LIVE_CLIENTS: usize = 20;
+/// What the process of those who return says when they have.
+const ALL: &str = "all have everything";
 /// Between two live events.
 const PACE: Duration = Duration::from_millis(5);
 /// How long the usual delay is measured.
@@ -85,18 +88,25 @@ async fn main() {
     tokio::time::sleep(USUAL).await;
     live.mark();
     let began = Instant::now();
-    let all = tokio::process::Command::new("nice")
-        .args(["-n", "19"])
+    let mut returning = tokio::process::Command::new("chrt")
+        .args(["--idle", "0"])
         .arg(std::env::current_exe().expect("this program has a name"))
         .args(["returning", &bridge.public.to_string(), &id])
-        .stdout(Stdio::inherit())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
-        .status()
-        .await
-        .expect("nice is installed");
+        .spawn()
+        .expect("chrt, of util-linux, is installed");
+    let said = returning.stdout.take().expect("it is piped");
+    let said = BufReader::new(said).lines().next_line().await;
+    let said = said.expect("it can be read");
+    assert_eq!(
+        said.as_deref(),
+        Some(ALL),
+        "not every client got everything"
+    );
     let took = began.elapsed();
     let [(usual, meanwhile), (bare_usual, bare_meanwhile)] = live.end().await;
-    assert!(all.success(), "not every client got everything");
+    drop(returning);
     let read = settled(&bridge).await - alone_read;
     println!(
         "{CLIENTS} clients:     {read:>8} records read, {:>6.2} s, {} deliveries, all complete",
@@ -132,7 +142,7 @@ async fn settled(bridge: &Bridge) -> f64 {
     bridge.metric("sse_bridge_read_back_records_total").await
 }
 
-/// The process of those who return: exits with 0 if each got every event of its team, in order.
+/// The process of those who return: says so when each has every event of its team, in order, and stays.
 async fn return_together(address: &str, id: &str) {
     let address = address.parse().expect("an address");
     let mut clients = JoinSet::new();
@@ -155,9 +165,13 @@ async fn return_together(address: &str, id: &str) {
                 );
                 expected += TEAMS;
             }
+            client
         });
     }
-    clients.join_all().await;
+    // They stay: only returning is measured.
+    let _clients = clients.join_all().await;
+    println!("{ALL}");
+    std::future::pending().await
 }
 
 /// When events came, and how long after they were published.

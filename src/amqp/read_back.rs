@@ -33,10 +33,12 @@ const PREFETCH: u16 = 256;
 /// How many records one turn takes, before live deliveries have theirs.
 const BURST: u16 = 32;
 /// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
-/// and live events would wait longer.
-const RECORDS_PER_SECOND: u32 = 25_000;
-/// So much of a second's records are taken as fast as they come: whoever was away for a moment has them at once.
-const HEAD_START: Duration = Duration::from_millis(500);
+/// and live events would wait longer (`cargo bench --bench resume`).
+const RECORDS_PER_SECOND: u32 = 10_000;
+/// Besides, each reader takes so many for each record that is consumed live: it catches up, whatever is published.
+const PER_LIVE_RECORD: u64 = 2;
+/// How much of its time a reader that comes late takes back.
+const SLACK: Duration = Duration::from_millis(20);
 /// How long a stream may deliver nothing before that counts as its end, for now.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often the broker is asked whether that was all: neither is silence an end, nor do events that keep coming say that
@@ -193,18 +195,42 @@ impl Link {
 /// How fast readers may go, all together.
 #[derive(Debug, Default)]
 struct Pace {
-    /// When all that was taken so far would have been taken at that speed, if that is later than the head start.
+    /// When all that was taken so far would have been taken at that speed.
     due: Mutex<Option<Instant>>,
 }
 
 impl Pace {
     /// When the next records may be taken, after so many.
-    fn due(&self, records: u32) -> Instant {
+    fn due(&self, records: u64) -> Instant {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let earliest = now.checked_sub(HEAD_START).unwrap_or(now);
+        let earliest = now.checked_sub(SLACK).unwrap_or(now);
         let begin = due.map_or(earliest, |due| due.max(earliest));
+        let records = u32::try_from(records).unwrap_or(u32::MAX);
         *due.insert(begin + Duration::from_secs(1) * records / RECORDS_PER_SECOND)
+    }
+}
+
+/// What one reader may take besides.
+struct Allowance {
+    /// How many records were consumed live, when it was last counted.
+    live: u64,
+    left: u64,
+}
+
+impl Allowance {
+    fn new(live: u64) -> Self {
+        Self { live, left: 0 }
+    }
+
+    /// How many of the records that were taken do not fall under it. What it leaves may be taken later.
+    fn exceeding(&mut self, records: u64, live: u64) -> u64 {
+        let grown = live.saturating_sub(self.live) * PER_LIVE_RECORD;
+        let allowed = self.left + grown;
+        self.live = live;
+        // What was not needed for long is not a right to hurry.
+        self.left = allowed.saturating_sub(records).min(u64::from(PREFETCH));
+        records.saturating_sub(allowed)
     }
 }
 
@@ -237,6 +263,8 @@ impl Reader {
             last: None,
         };
         let mut records = 0_u64;
+        let live = &self.metrics.events_consumed;
+        let mut allowance = Allowance::new(live.get());
         let (mut quiet, mut asked) = (Duration::ZERO, Instant::now());
         // A subscription can die without a word: whoever still waits then does so at another one.
         while quiet < SILENCE && reading.room().await {
@@ -260,7 +288,8 @@ impl Reader {
                 _ => Duration::ZERO,
             };
             records += u64::from(taken);
-            sleep_until(self.pace.due(taken.into())).await;
+            let exceeding = allowance.exceeding(taken.into(), live.get());
+            sleep_until(self.pace.due(exceeding)).await;
         }
         tracing::debug!(records, "read back");
         let closing = source.channel.close(200, "OK".into());
@@ -355,20 +384,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn readers_have_a_head_start_and_then_go_at_their_pace_together() {
+    async fn readers_go_at_their_pace_together() {
         let pace = Pace::default();
         let began = Instant::now();
         for _ in 0..RECORDS_PER_SECOND / 1000 * 3 {
             sleep_until(pace.due(1000)).await;
         }
-        assert_eq!(began.elapsed(), Duration::from_secs(3) - HEAD_START);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        let rested = Instant::now();
-        sleep_until(pace.due(1000)).await;
-        assert_eq!(
-            rested.elapsed(),
-            Duration::ZERO,
-            "the head start is there again"
-        );
+        assert_eq!(began.elapsed(), Duration::from_secs(3) - SLACK);
+    }
+
+    #[test]
+    fn a_reader_that_takes_twice_what_is_live_does_not_go_at_the_common_pace() {
+        let mut allowance = Allowance::new(1000);
+        assert_eq!(allowance.exceeding(32, 1000), 32, "nothing came meanwhile");
+        assert_eq!(allowance.exceeding(32, 1010), 12);
+        assert_eq!(allowance.exceeding(32, 1020), 12);
+        assert_eq!(allowance.exceeding(32, 1036), 0);
+        assert_eq!(allowance.exceeding(32, 1036), 32);
+        assert_eq!(allowance.exceeding(0, 1_000_000), 0);
+        assert_eq!(allowance.exceeding(PREFETCH.into(), 1_000_000), 0);
+        assert_eq!(allowance.exceeding(1, 1_000_000), 1, "long ago");
     }
 }

@@ -41,11 +41,12 @@ const MAX_EVENTS: usize = if cfg!(test) { 64 } else { 16_384 };
 const MAX_RECORDS: usize = 4 * MAX_EVENTS;
 /// How many bytes of events it holds.
 const MAX_BYTES: usize = 16 << 20;
-/// After how many records everybody is woken to take what is there for it: seldom, so that it is written together.
+/// Within how many records everybody is woken once, to take what is there for it: seldom, so that it is written together;
+/// and one after the other, so that live clients do not wait for all who returned.
 const ROUND: u64 = small(4096);
 /// The same where memory has been reached, and readers may leave.
-const LAST_ROUND: u64 = small(256);
-/// How many are woken at once, before others have their turn: live clients do not wait for all who returned.
+const LAST_ROUND: u64 = small(1024);
+/// How many are woken at once where all are, before others have their turn.
 const GROUP: usize = 8;
 /// How long what a client came back with is waited for where the stream ends before it: it may be of a replica that is
 /// ahead, on a node of the broker that is.
@@ -394,6 +395,15 @@ fn exceeds(state: &State, share: usize) -> bool {
         || history.bytes() > MAX_BYTES / share
 }
 
+/// What a reading is yet to read.
+enum Remaining {
+    /// What is older than anything in memory.
+    Older,
+    /// What is in memory too: its readers may leave.
+    InMemory,
+    Nothing,
+}
+
 /// Who waits for readings.
 #[derive(Debug)]
 pub struct Readings {
@@ -427,6 +437,7 @@ impl Readings {
                     stretch,
                     shared: Arc::clone(&self.shared),
                     since_round: 0,
+                    woken: 0,
                     asked: None,
                     is_full: false,
                 };
@@ -440,7 +451,9 @@ impl Readings {
 pub struct Reading {
     stretch: Arc<Stretch>,
     shared: Arc<Shared>,
+    /// How many records were given in this round, and how many readers were woken.
     since_round: u64,
+    woken: usize,
     /// When the broker was asked how far the stream goes, and how far the live log went then.
     asked: Option<(Instant, Position)>,
     /// There was no room, and there is more than half still.
@@ -491,9 +504,31 @@ impl Reading {
         self.round().await;
     }
 
+    /// Wakes as many as are due in this round.
+    fn wake_some(&mut self) {
+        let round = match self.remaining() {
+            Remaining::Older => ROUND,
+            Remaining::InMemory => LAST_ROUND,
+            Remaining::Nothing => 1,
+        };
+        let given = self.since_round.min(round);
+        let attached = lock(&self.stretch.attached);
+        let share = attached.seats.len() as u64 * given / round;
+        let due = usize::try_from(share).unwrap_or(usize::MAX);
+        for seat in attached.seats.get(self.woken..due).unwrap_or_default() {
+            if let Some(seat) = seat.upgrade() {
+                seat.signal.raise();
+            }
+        }
+        self.woken = self.woken.max(due);
+        if given == round {
+            (self.since_round, self.woken) = (0, 0);
+        }
+    }
+
     /// Everybody takes what is there for it.
     async fn round(&mut self) {
-        self.since_round = 0;
+        (self.since_round, self.woken) = (0, 0);
         let seats: Vec<_> = lock(&self.stretch.attached).seats.clone();
         for group in seats.chunks(GROUP) {
             for seat in group.iter().filter_map(Weak::upgrade) {
@@ -505,11 +540,7 @@ impl Reading {
 
     /// Waits until there is room for more. False when nobody needs more.
     pub async fn room(&mut self) -> bool {
-        if self.since_round >= ROUND
-            || (self.since_round >= LAST_ROUND && self.has_reached_memory())
-        {
-            self.round().await;
-        }
+        self.wake_some();
         let mut patience = Instant::now() + PATIENCE;
         loop {
             match self.stretch.make_room(self.is_full) {
@@ -544,12 +575,18 @@ impl Reading {
         self.since_round += 1;
     }
 
-    fn has_reached_memory(&self) -> bool {
+    /// What lies between this reading and what is live.
+    fn remaining(&self) -> Remaining {
         let reached = self.stretch.log.tail();
-        let live = self.shared.log.lock();
-        live.history
-            .floor()
-            .is_some_and(|floor| floor.position < reached)
+        let live = &self.shared.log;
+        let floor = live.lock().history.floor();
+        if floor.is_none_or(|floor| floor.position >= reached) {
+            Remaining::Older
+        } else if live.tail() > reached {
+            Remaining::InMemory
+        } else {
+            Remaining::Nothing
+        }
     }
 }
 
