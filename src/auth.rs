@@ -7,7 +7,7 @@ mod grant;
 use std::fmt;
 
 pub use self::credentials::{Authenticator, Unauthenticated};
-pub use self::grant::{Forbidden, Grant, Permission, Reach, Wanted};
+pub use self::grant::{Forbidden, Grant, Permission, Reach, Validity, Wanted};
 
 /// How requests are told apart.
 #[derive(Clone, Debug)]

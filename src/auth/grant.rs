@@ -12,7 +12,18 @@ use crate::event::topic::TopicPattern;
 pub struct Grant {
     reach: Reach,
     permissions: Vec<Permission>,
-    expires_at: Option<SystemTime>,
+    validity: Validity,
+}
+
+/// For how long a grant holds, and by what it can be revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// When it ends, if it does. A stream ends with it.
+    pub expires_at: Option<SystemTime>,
+    /// When its token was issued (RFC 7519 §4.1.6), if that says so.
+    pub issued_at: Option<SystemTime>,
+    /// What tells its token from all others (RFC 7519 §4.1.7), if it bears an id.
+    pub token_id: Option<String>,
 }
 
 /// Which audiences a grant opens.
@@ -100,24 +111,24 @@ impl Grant {
         Self {
             reach: Reach::Undivided,
             permissions: permissions.to_vec(),
-            expires_at: None,
+            validity: Validity::default(),
         }
     }
 
-    /// A grant for somebody in particular, until `expires_at`.
+    /// A grant for somebody in particular, for as long as it is valid.
     #[must_use]
-    pub fn new(reach: Reach, permissions: Vec<Permission>, expires_at: Option<SystemTime>) -> Self {
+    pub fn new(reach: Reach, permissions: Vec<Permission>, validity: Validity) -> Self {
         Self {
             reach,
             permissions,
-            expires_at,
+            validity,
         }
     }
 
-    /// When it ends, if it does. A stream ends with it.
+    /// For how long it holds, and by what it can be revoked.
     #[must_use]
-    pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+    pub fn validity(&self) -> &Validity {
+        &self.validity
     }
 
     /// Who holds it, if that is known: what limits per user count by.
@@ -265,7 +276,7 @@ mod tests {
             teams: BTreeSet::from([name("7")]),
             channels: vec!["news.*".parse().unwrap()],
         };
-        Grant::new(reach, permissions.to_vec(), None)
+        Grant::new(reach, permissions.to_vec(), Validity::default())
     }
 
     fn within_acme(recipients: &[Recipient]) -> Scope {

@@ -153,7 +153,7 @@ pub async fn events(
             .hub
             .subscribe(scope, request.filter, request.resume),
         transport.config.heartbeat,
-        grant.expires_at(),
+        grant.validity().expires_at,
         seat,
         NAME,
         Arc::clone(metrics),
