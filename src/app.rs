@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::amqp::{self, BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, KeyRefresh};
 use crate::bridge::{Bridge, ReadBacks, Rules};
 use crate::config::Config;
 use crate::embedded;
@@ -24,7 +24,7 @@ use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::publish::{AddressHeaders, Exchange, Publishing};
+use crate::publish::{Exchange, Publishing};
 use crate::transport::{Limits, Transport};
 
 /// How often the history lets go of what is too old where no event does it in passing.
@@ -40,6 +40,8 @@ pub struct App {
     /// Who waits for what is read back, and who reads; none where nothing can be.
     read_back: Option<(amqp::ReadBacks, ReadBacks)>,
     source: Source,
+    /// What fetches the keys of tokens, where they are from a key server.
+    key_refresh: Option<KeyRefresh>,
     public: Server,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
     admin: Option<Server>,
@@ -60,6 +62,7 @@ struct Head {
     exchange: Exchange,
     numbering: Numbering,
     authenticator: Authenticator,
+    key_refresh: Option<KeyRefresh>,
     /// Pages on the public listener besides the service itself.
     pages: Router,
     has_admin: bool,
@@ -69,9 +72,10 @@ impl App {
     /// Builds `serve`. RabbitMQ is not asked yet: it may be away.
     ///
     /// # Errors
-    /// When a port cannot be had.
+    /// When a port cannot be had, or nothing tells a key server from another.
     pub fn serve(config: &Config) -> anyhow::Result<Self> {
         let (metrics, lifecycle) = (Metrics::new()?, Lifecycle::default());
+        let (authenticator, key_refresh) = Authenticator::new(&config.auth, &metrics)?;
         let broker = Arc::new(config.broker.clone());
         let publisher = Publisher::new(&broker);
         let dead_letters =
@@ -89,7 +93,8 @@ impl App {
                 amqp::ReadBacks::new(Arc::clone(&broker), Arc::clone(&metrics), lifecycle.clone())
             }),
             numbering: numbering(&broker),
-            authenticator: Authenticator::new(&config.auth),
+            authenticator,
+            key_refresh,
             pages: Router::new(),
             has_admin: true,
         };
@@ -115,6 +120,7 @@ impl App {
             read_back: None,
             numbering: Numbering::Sequence(epoch()),
             authenticator: Authenticator::for_dev(),
+            key_refresh: None,
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
             has_admin: false,
         };
@@ -152,12 +158,7 @@ impl App {
         let publishing = Publishing {
             authenticator: head.authenticator,
             exchange: head.exchange,
-            headers: AddressHeaders {
-                user: config.address.user_header.clone(),
-                team: config.address.team_header.clone(),
-                channel: config.address.channel_header.clone(),
-                tenant: config.address.tenant_header.clone(),
-            },
+            address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
         };
         let public = routes::public(
@@ -203,6 +204,7 @@ impl App {
             bridge,
             read_back: head.read_back.map(|readers| (readers, waiting)),
             source: head.source,
+            key_refresh: head.key_refresh,
             drain: config.drain,
         })
     }
@@ -229,6 +231,7 @@ impl App {
             bridge,
             read_back,
             source,
+            key_refresh,
             public,
             admin,
             drain,
@@ -252,6 +255,11 @@ impl App {
         lifecycle
             .doors
             .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));
+        if let Some(refresh) = key_refresh {
+            lifecycle
+                .doors
+                .spawn("keys", refresh.run(lifecycle.doors.stopping()));
+        }
         lifecycle.doors.spawn(
             "public listener",
             public.run(lifecycle.streams.clone(), lifecycle.clone()),

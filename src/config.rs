@@ -17,15 +17,20 @@ use std::time::Duration;
 use url::Url;
 
 pub use self::raw::Sources;
+pub use self::value::duration;
 
 use self::raw::{Raw, Setting};
 use self::value::{
-    LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, exchange_name,
-    header_name, limit, list, list_or_none, log_filter, memory_size, mode_name, number, one_of,
-    parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address, token,
+    LONGEST_NAME, algorithm, amqp_address, binding_key, boolean, cookie_name, cors_origins,
+    exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, number, one_of,
+    parsed, queue_expires, queue_name, replica_name, seconds, signing_secret, size, socket_address,
+    string_or_uri, token,
 };
 use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
-use crate::auth::{AuthConfig, AuthMode};
+use crate::auth::{
+    Algorithm, AuthConfig, AuthMode, ClaimName, ClaimNames, CookiePlace, JwksConfig, JwtConfig,
+    KeySet, KeySource, Places, TokenRules,
+};
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
 use crate::event::payload::{PayloadFormat, PayloadRules};
 use crate::event::topic::TopicPattern;
@@ -118,6 +123,16 @@ impl Config {
         Self::read(sources, Command::Publish)
     }
 
+    /// The configuration of `token`, which reaches nothing: how JWTs are judged is all that is looked at, and without
+    /// `AUTH_MODE` it is as if that were `jwt`. Where `serve` would only verify, no key is needed.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn for_token(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::read(sources, Command::Token)
+    }
+
     /// The configuration of `dev`: no broker, no login, no admin listener (what is set of these is not looked at), and
     /// a listener that only this machine reaches.
     ///
@@ -162,7 +177,16 @@ impl Config {
 enum Command {
     Serve,
     Publish,
+    Token,
     Dev,
+}
+
+/// A value of `AUTH_MODE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AuthModeName {
+    Jwt,
+    Token,
+    None,
 }
 
 /// The judging of a configuration, and what was found so far.
@@ -188,7 +212,7 @@ impl Reader<'_> {
         let payload = self.payload();
         let http = self.http();
         let sse = self.sse();
-        let auth = self.auth();
+        let auth = self.auth(http.as_ref().map(|http| &http.cors_origins));
         let log = self.log();
         let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
         let config = Config {
@@ -198,7 +222,7 @@ impl Reader<'_> {
             http: http?,
             sse: sse?,
             hub: hub?,
-            auth,
+            auth: auth?,
             log: log?,
             drain: drain?,
             warnings: Vec::new(),
@@ -209,7 +233,7 @@ impl Reader<'_> {
 
     fn broker(&mut self, history_max_age: Option<Duration>) -> Option<BrokerConfig> {
         let nodes = match self.command {
-            Command::Dev => Vec::new(),
+            Command::Dev | Command::Token => Vec::new(),
             Command::Serve | Command::Publish => self.nodes(),
         };
         let queue_scope = self.value(
@@ -367,7 +391,7 @@ impl Reader<'_> {
     fn http(&mut self) -> Option<HttpConfig> {
         let everywhere_or_here = match self.command {
             Command::Dev => Some("127.0.0.1:8080"),
-            Command::Serve | Command::Publish => raw::HTTP_BIND.default,
+            Command::Serve | Command::Publish | Command::Token => raw::HTTP_BIND.default,
         };
         let config = HttpConfig {
             bind: self.value_or(&raw::HTTP_BIND, everywhere_or_here, socket_address)?,
@@ -421,39 +445,135 @@ impl Reader<'_> {
         })
     }
 
-    fn auth(&mut self) -> AuthConfig {
-        let token = self.optional(&raw::AUTH_TOKEN, token);
-        let given = self.raw.given(&raw::AUTH_TOKEN).is_some();
-        let mode = match self.optional(&raw::AUTH_MODE, mode_name) {
-            Some("token") => {
-                if !given {
+    fn auth(&mut self, origins: Option<&CorsOrigins>) -> Option<AuthConfig> {
+        let modes = [
+            ("jwt", AuthModeName::Jwt),
+            ("token", AuthModeName::Token),
+            ("none", AuthModeName::None),
+        ];
+        let named = self.optional(&raw::AUTH_MODE, one_of(&modes));
+        if named.is_none()
+            && self.command == Command::Serve
+            && self.raw.given(&raw::AUTH_MODE).is_none()
+        {
+            self.missing(
+                &raw::AUTH_MODE,
+                "jwt (each client shows a token of its own), token (a trusted front end shows AUTH_TOKEN), or none \
+                 (whoever reaches the port reads every event)",
+            );
+        }
+        let name = named.unwrap_or(match self.command {
+            Command::Token => AuthModeName::Jwt,
+            Command::Serve | Command::Publish | Command::Dev => AuthModeName::None,
+        });
+        let places = self.places(name, origins)?;
+        let shared = self.optional(&raw::AUTH_TOKEN, token);
+        let jwt = self.jwt(name);
+        self.settings_of_other_modes(name);
+        let mode = match name {
+            AuthModeName::None => AuthMode::None,
+            AuthModeName::Token => {
+                if self.raw.given(&raw::AUTH_TOKEN).is_none() {
                     self.missing(
                         &raw::AUTH_TOKEN,
                         "the secret that AUTH_MODE=token is about: at least 16 characters (openssl rand -hex 32)",
                     );
                 }
-                token.map_or(AuthMode::None, AuthMode::Token)
+                shared.map_or(AuthMode::None, AuthMode::Token)
             }
-            Some(_) => {
-                if given {
-                    self.contradiction(
-                        [&raw::AUTH_TOKEN, &raw::AUTH_MODE],
-                        "the token would protect nothing: write AUTH_MODE=token, or take the token out",
+            AuthModeName::Jwt => jwt.map_or(AuthMode::None, |jwt| AuthMode::Jwt(Box::new(jwt))),
+        };
+        Some(AuthConfig { mode, places })
+    }
+
+    /// Where a token may stand. Whose pages may use a cookie is what CORS names.
+    fn places(&mut self, mode: AuthModeName, origins: Option<&CorsOrigins>) -> Option<Places> {
+        let name = self.optional(&raw::AUTH_COOKIE, cookie_name);
+        let query = self.value(&raw::AUTH_QUERY_TOKEN, boolean)?;
+        if query && mode == AuthModeName::None && self.command == Command::Serve {
+            self.contradiction(
+                [&raw::AUTH_QUERY_TOKEN, &raw::AUTH_MODE],
+                "there is no token to take from anywhere: take the first out",
+            );
+        }
+        if name.is_some() && origins == Some(&CorsOrigins::Any) {
+            self.contradiction(
+                [&raw::AUTH_COOKIE, &raw::HTTP_CORS_ORIGINS],
+                "browsers would send the cookie for every page: name the origins that may use it",
+            );
+        }
+        let origins = match origins {
+            Some(CorsOrigins::Exactly(origins)) => origins
+                .iter()
+                .filter_map(|origin| origin.to_str().ok())
+                .map(str::to_owned)
+                .collect(),
+            Some(CorsOrigins::None | CorsOrigins::Any) | None => Vec::new(),
+        };
+        let cookie = name.map(|name| CookiePlace { name, origins });
+        Some(Places { cookie, query })
+    }
+
+    fn jwt(&mut self, mode: AuthModeName) -> Option<JwtConfig> {
+        let given = self.optional(&raw::AUTH_JWT_ALGORITHMS, list(algorithm));
+        let secret = self.optional(&raw::AUTH_JWT_SECRET, signing_secret);
+        let asymmetric = self.raw.given(&raw::AUTH_JWT_SECRET).is_none();
+        let by_kind: &[Algorithm] = if asymmetric {
+            &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]
+        } else {
+            &[Algorithm::HS256]
+        };
+        let algorithms = given.unwrap_or_else(|| by_kind.to_vec());
+        let file = self.optional(&raw::AUTH_JWT_PUBLIC_KEY_FILE, |path| {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("cannot be read: {error}"))?;
+            KeySet::of_pem(&text, &algorithms).map_err(|error| error.to_string())
+        });
+        let refresh = self.value(&raw::AUTH_JWKS_REFRESH_SECONDS, seconds(10..=86_400))?;
+        let jwks = self.optional(&raw::AUTH_JWKS_URL, |url| JwksConfig::new(url, refresh));
+        let rules = TokenRules {
+            algorithms,
+            issuers: self.strings(&raw::AUTH_JWT_ISSUER),
+            audiences: self.strings(&raw::AUTH_JWT_AUDIENCE),
+            leeway: self.value(&raw::AUTH_LEEWAY_SECONDS, seconds(0..=30))?,
+            claims: ClaimNames {
+                user: self.value(&raw::AUTH_CLAIM_USER, parsed::<ClaimName>)?,
+                teams: self.value(&raw::AUTH_CLAIM_TEAMS, parsed::<ClaimName>)?,
+                channels: self.value(&raw::AUTH_CLAIM_CHANNELS, parsed::<ClaimName>)?,
+                tenant: self.value(&raw::AUTH_CLAIM_TENANT, parsed::<ClaimName>)?,
+                permissions: self.value(&raw::AUTH_CLAIM_PERMISSIONS, parsed::<ClaimName>)?,
+            },
+        };
+        self.contradictions_of_claims();
+        self.contradictions_of_keys(&rules.algorithms);
+        let keys = match (secret, file, jwks) {
+            (Some(secret), _, _) => KeySource::Secret(secret),
+            (None, Some(keys), _) => KeySource::File(keys),
+            (None, None, Some(jwks)) => KeySource::Jwks(jwks),
+            (None, None, None) => {
+                let any = [
+                    &raw::AUTH_JWT_SECRET,
+                    &raw::AUTH_JWT_PUBLIC_KEY_FILE,
+                    &raw::AUTH_JWKS_URL,
+                ];
+                let none_given = any.iter().all(|setting| self.raw.given(setting).is_none());
+                if mode == AuthModeName::Jwt && none_given && self.command == Command::Serve {
+                    self.problems.push(
+                        "AUTH_MODE=jwt has no key to verify tokens with: set one of AUTH_JWT_SECRET, \
+                         AUTH_JWT_PUBLIC_KEY_FILE, AUTH_JWKS_URL"
+                            .to_owned(),
                     );
                 }
-                AuthMode::None
-            }
-            None => {
-                if self.command == Command::Serve && self.raw.given(&raw::AUTH_MODE).is_none() {
-                    self.missing(
-                        &raw::AUTH_MODE,
-                        "token (a trusted front end shows AUTH_TOKEN), or none (whoever reaches the port reads every event)",
-                    );
-                }
-                AuthMode::None
+                // `token` may be given a key to sign with on its command line, and `publish` has no clients.
+                KeySource::File(KeySet::none())
             }
         };
-        AuthConfig { mode }
+        Some(JwtConfig { keys, rules })
+    }
+
+    fn strings(&mut self, setting: &Setting) -> Vec<String> {
+        self.optional(setting, list(string_or_uri))
+            .unwrap_or_default()
     }
 
     fn log(&mut self) -> Option<LogConfig> {

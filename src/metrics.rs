@@ -25,10 +25,13 @@ pub const REFUSAL_REASONS: &[&str] = &[
     "bad_request",
     "unauthorized",
     "forbidden",
+    "keys_unavailable",
     "connection_limit",
     "user_limit",
     "address_limit",
 ];
+/// What became of an attempt to fetch keys.
+pub const JWKS_OUTCOMES: &[&str] = &["fetched", "failed"];
 /// Why an event did not reach a client that was entitled to it (one count a client), or nobody at all.
 pub const DROP_REASONS: &[&str] = &["slow", "superseded", "expired"];
 /// Why a message went to the dead-letter exchange.
@@ -57,6 +60,10 @@ pub struct Metrics {
     pub connections_closed: Counters,
     /// Requests for a stream, or connections, that were refused, by reason.
     pub connections_refused: Counters,
+    /// Attempts to fetch keys from the key server, by outcome.
+    pub jwks_refreshes: Counters,
+    /// Keys of the key server that can verify a token.
+    pub jwks_keys: IntGauge,
     /// Deliveries handed over for judging, repeats included.
     pub events_consumed: IntCounter,
     /// Events handed to clients, one count a client, by transport.
@@ -123,6 +130,8 @@ impl Metrics {
                 "reason",
                 REFUSAL_REASONS,
             )?,
+            jwks_refreshes: make.counters("jwks_refreshes_total", "Attempts to fetch keys from the key server.", "outcome", JWKS_OUTCOMES)?,
+            jwks_keys: make.gauge("jwks_keys", "Keys of the key server that can verify a token.")?,
             events_consumed: make.counter("events_consumed_total", "Deliveries handed over for judging, repeats included.")?,
             events_delivered: make.counters(
                 "events_delivered_total",

@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("frame", &["event"]),
     ("hub", &["event", "frame", "metrics"]),
-    ("auth", &["event"]),
+    ("auth", &["event", "metrics"]),
     (
         "transport",
         &[
@@ -47,7 +47,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["amqp", "auth", "embedded", "event", "problem"]),
-    ("problem", &[]),
+    ("problem", &["auth"]),
     (
         "http",
         &[

@@ -14,7 +14,7 @@ use url::Url;
 use super::CorsOrigins;
 use super::raw::NOTHING;
 use crate::amqp::AmqpAddress;
-use crate::auth::Secret;
+use crate::auth::{Algorithm, KeySource, Secret};
 use crate::event::topic::TopicPattern;
 
 /// The longest name of an exchange or a queue, in bytes (AMQP 0-9-1 §4.2.5.3, short strings).
@@ -94,7 +94,10 @@ pub(super) fn limit(unit: &str) -> impl Fn(&str) -> Result<usize, String> {
 }
 
 /// A number and a unit, as RabbitMQ writes retention: `7D`, `24h`, `10m`, `30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// In words, what is legal.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let legal = || {
         "write a whole number and a unit, such as 30s, 10m, 24h, 7D (also M of 30 days, Y of 365), or 0 for no limit"
             .to_owned()
@@ -310,13 +313,36 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text.to_owned()))
 }
 
-pub(super) fn mode_name(text: &str) -> Result<&'static str, String> {
-    match text {
-        "token" => Ok("token"),
-        "none" => Ok("none"),
-        "jwt" => Err("this version does not have it yet: write token or none".to_owned()),
-        _ => Err("write token or none".to_owned()),
+/// A secret that JWTs are signed with, used byte for byte as it stands.
+pub(super) fn signing_secret(text: &str) -> Result<Secret, String> {
+    if text.len() < KeySource::MIN_SECRET_BYTES || text.len() > LONGEST_TOKEN {
+        return Err(format!(
+            "write {} to {LONGEST_TOKEN} bytes (openssl rand -hex 32)",
+            KeySource::MIN_SECRET_BYTES
+        ));
     }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// An algorithm by its name in a token's header (RFC 7518 §3.1, RFC 8037 §3.1). `none` is no algorithm.
+pub(super) fn algorithm(text: &str) -> Result<Algorithm, String> {
+    text.parse().map_err(|_| {
+        "write names of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA".to_owned()
+    })
+}
+
+/// A value of `iss` or `aud`: compared byte for byte.
+pub(super) fn string_or_uri(text: &str) -> Result<String, String> {
+    name(text, LONGEST_NAME)
+}
+
+/// The name of a cookie: an HTTP token (RFC 6265 §4.1.1).
+pub(super) fn cookie_name(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || text.len() > LONGEST_HEADER || !text.bytes().all(legal) {
+        return Err("write the name of a cookie, such as __Host-events".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::Seat;
+use crate::auth::Validity;
 use crate::event::id::EventId;
 use crate::frame::Frame;
 use crate::hub::{Gap, Subscription, Update};
@@ -32,12 +33,42 @@ pub(super) struct Session {
     _seat: Seat,
 }
 
-/// The end of a grant, and with it of the stream.
+/// The end of a grant, and with it of the stream: by the wall clock, as whoever issued it meant it. A timer alone would
+/// go on for the time that was left when the stream began, though the clock was set or the machine slept meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Expiry {
-    warn_at: Instant,
-    end_at: Instant,
+    warn_at: SystemTime,
+    end_at: SystemTime,
     warned: bool,
+    /// What tells the time; a test's own.
+    now: fn() -> SystemTime,
+}
+
+impl Expiry {
+    fn of(validity: &Validity) -> Option<Self> {
+        let expires_at = validity.expires_at?;
+        Some(Self {
+            warn_at: expires_at
+                .checked_sub(EXPIRY_NOTICE)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            end_at: expires_at
+                .checked_add(validity.leeway)
+                .unwrap_or(expires_at),
+            warned: false,
+            now: SystemTime::now,
+        })
+    }
+
+    /// How long to the next moment, by the clock as it stands; it is looked at again before long.
+    fn next(&self) -> Duration {
+        let moment = if self.warned {
+            self.end_at
+        } else {
+            self.warn_at
+        };
+        let left = moment.duration_since((self.now)());
+        left.unwrap_or_default().min(CLOCK_CHECK)
+    }
 }
 
 /// Why a stream ended, for the client, the log and the metric.
@@ -90,6 +121,9 @@ pub(super) enum Step {
 /// How long before its grant ends a client is told.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 
+/// How often the wall clock is looked at where a grant ends by it: so late, at most, is noticed that it was set.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
 /// A timer that nothing has set fires after this long, and is set again.
 const FAR_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -98,30 +132,19 @@ impl Session {
     pub(super) fn new(
         subscription: Subscription,
         heartbeat: Duration,
-        expires_at: Option<SystemTime>,
+        validity: &Validity,
         seat: Seat,
         transport: &'static str,
         metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
-        let expiry = expires_at.map(|at| {
-            let end_at = now
-                + at.duration_since(SystemTime::now())
-                    .unwrap_or_default()
-                    .min(FAR_AWAY * 365);
-            Expiry {
-                warn_at: end_at.checked_sub(EXPIRY_NOTICE).unwrap_or(now),
-                end_at,
-                warned: false,
-            }
-        });
         metrics.connections.of(transport).inc();
         let mut session = Self {
             subscription,
             timer: Box::pin(sleep_until(now)),
             heartbeat,
             last_sent: now,
-            expiry,
+            expiry: Expiry::of(validity),
             closing: CloseReason::Client,
             metrics,
             transport,
@@ -177,7 +200,7 @@ impl Session {
 
     fn expiry_due(&mut self) -> Option<Step> {
         let expiry = self.expiry.as_mut()?;
-        let now = Instant::now();
+        let now = (expiry.now)();
         if now >= expiry.end_at {
             return Some(self.end(CloseReason::Expired));
         }
@@ -200,13 +223,7 @@ impl Session {
         let heartbeat = Some(self.heartbeat)
             .filter(|every| !every.is_zero())
             .map(|every| self.last_sent + every);
-        let expiry = self.expiry.map(|expiry| {
-            if expiry.warned {
-                expiry.end_at
-            } else {
-                expiry.warn_at
-            }
-        });
+        let expiry = self.expiry.as_ref().map(|expiry| now + expiry.next());
         heartbeat
             .into_iter()
             .chain(expiry)
@@ -283,8 +300,37 @@ mod tests {
         let scope = Scope::Audiences(vec![audience]);
         let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
         let seat = Seat::default();
-        let session = Session::new(subscription, HEARTBEAT, expires_at, seat, "sse", metrics);
+        set_clock();
+        let validity = Validity {
+            expires_at,
+            ..Validity::default()
+        };
+        let mut session = Session::new(subscription, HEARTBEAT, &validity, seat, "sse", metrics);
+        if let Some(expiry) = &mut session.expiry {
+            expiry.now = clock;
+        }
         (writer, hub, session)
+    }
+
+    thread_local! {
+        /// When the paused clock stood where, and by how much the wall clock was set since.
+        static CLOCK: std::cell::Cell<Option<(Instant, SystemTime, Duration)>> = const { std::cell::Cell::new(None) };
+    }
+
+    fn set_clock() {
+        CLOCK.set(Some((Instant::now(), SystemTime::now(), Duration::ZERO)));
+    }
+
+    /// Somebody sets the wall clock forward.
+    fn set_forward(by: Duration) {
+        let (began, at, forward) = CLOCK.get().unwrap();
+        CLOCK.set(Some((began, at, forward + by)));
+    }
+
+    /// A wall clock that goes as the paused one does.
+    fn clock() -> SystemTime {
+        let (began, at, forward) = CLOCK.get().unwrap();
+        at + forward + began.elapsed()
     }
 
     fn publish(writer: &mut Writer, position: u64) {
@@ -386,5 +432,29 @@ mod tests {
             next(&mut session).await,
             (Step::End(CloseReason::Expired), Duration::ZERO)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_for_the_leeway_after_its_grant_has_ended() {
+        let (_writer, mut session) = session(Some(SystemTime::now() + Duration::from_secs(40)));
+        session.expiry.as_mut().unwrap().end_at += Duration::from_secs(30);
+        let began = Instant::now();
+        while !matches!(next(&mut session).await.0, Step::End(CloseReason::Expired)) {}
+        assert_eq!(began.elapsed().as_secs_f64().round(), 70.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_forward_ends_a_quiet_stream_within_half_a_minute() {
+        let a_day = Duration::from_secs(24 * 60 * 60);
+        let (_writer, mut session) = session(Some(SystemTime::now() + a_day));
+        session.heartbeat = Duration::from_secs(3_600);
+        next(&mut session).await;
+        // The timer is set by the clock as it stood.
+        let waiting = tokio::time::timeout(Duration::from_secs(1), next(&mut session)).await;
+        assert!(waiting.is_err(), "nothing is due");
+        set_forward(a_day);
+        let (step, waited) = next(&mut session).await;
+        assert_eq!(step, Step::End(CloseReason::Expired));
+        assert!(waited <= CLOCK_CHECK, "{waited:?}");
     }
 }

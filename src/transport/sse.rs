@@ -17,7 +17,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame as BodyFrame};
 use tokio::time::Instant;
 
@@ -25,6 +25,7 @@ use super::Transport;
 use super::limits::Full;
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
+use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
 use crate::frame::{Frame, sse};
 use crate::hub::Gap;
@@ -93,10 +94,11 @@ impl Link {
 /// Answers `GET /events`.
 ///
 /// # Errors
-/// 400 for a request that cannot be read, 401 and 403 for what it may not have, 406 where it does not take an event
+/// 400 for a request that cannot be read, 401, 403 and 503 for what it may not have or nobody can tell, 406 where it does not take an event
 /// stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
 pub async fn events(
     State(transport): State<Arc<Transport>>,
+    method: Method,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     extensions: Extensions,
@@ -106,10 +108,16 @@ pub async fn events(
         metrics.connections_refused.of(reason).inc();
         problem
     };
+    let shown = Shown {
+        method: &method,
+        headers: &headers,
+        query: query.as_deref(),
+    };
     let grant = transport
         .authenticator
-        .authenticate(&headers)
-        .map_err(|error| refuse("unauthorized", Problem::unauthorized(error.to_string())))?;
+        .authenticate(shown)
+        .await
+        .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
     if !accepts_event_stream(&headers) {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
@@ -127,33 +135,33 @@ pub async fn events(
     let address = link
         .as_ref()
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |link| link.peer.ip());
-    let user = grant
-        .user()
-        .or_else(|| request.wanted.users.first())
-        .map(|user| user.as_str());
-    let seat = transport.limits.take(user, address).map_err(|full| {
-        let (reason, detail) = match full {
-            Full::User => (
-                "user_limit",
-                "this user holds as many streams as one user may",
-            ),
-            Full::Address => (
-                "address_limit",
-                "this address holds as many streams as one address may",
-            ),
-        };
-        refuse(
-            reason,
-            Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail),
-        )
-    })?;
+    let holder = holder(&grant, &request);
+    let seat = transport
+        .limits
+        .take(holder.as_deref(), address)
+        .map_err(|full| {
+            let (reason, detail) = match full {
+                Full::User => (
+                    "user_limit",
+                    "this user holds as many streams as one user may",
+                ),
+                Full::Address => (
+                    "address_limit",
+                    "this address holds as many streams as one address may",
+                ),
+            };
+            refuse(
+                reason,
+                Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail),
+            )
+        })?;
 
     let session = Session::new(
         transport
             .hub
             .subscribe(scope, request.filter, request.resume),
         transport.config.heartbeat,
-        grant.validity().expires_at,
+        grant.validity(),
         seat,
         NAME,
         Arc::clone(metrics),
@@ -167,6 +175,36 @@ pub async fn events(
         link,
     };
     Ok(response(Body::new(stream)))
+}
+
+/// As what a request is counted that earned no grant.
+fn refusal_reason(error: &Unauthenticated) -> &'static str {
+    match error {
+        Unauthenticated::Credentials(BadCredentials::InQuery | BadCredentials::Contradicting) => {
+            "bad_request"
+        }
+        Unauthenticated::Credentials(BadCredentials::ForeignPage) => "forbidden",
+        Unauthenticated::Unavailable(_) => "keys_unavailable",
+        Unauthenticated::Credentials(_) | Unauthenticated::Wrong | Unauthenticated::Token(_) => {
+            "unauthorized"
+        }
+    }
+}
+
+/// By whom a stream is counted, if that is known: a user of a tenant is not the user of that name in another.
+fn holder(grant: &Grant, request: &EventsRequest) -> Option<String> {
+    let (user, tenant) = match grant.user() {
+        Some(user) => (user, grant.tenant()),
+        None => (
+            request.wanted.users.first()?,
+            request.wanted.tenant.as_ref(),
+        ),
+    };
+    // No identifier has a slash in it.
+    Some(match tenant {
+        Some(tenant) => format!("{tenant}/{user}"),
+        None => user.to_string(),
+    })
 }
 
 /// A 200 that neither browser nor proxy keeps, transforms or holds back.

@@ -11,6 +11,8 @@ pub mod http;
 mod event_stream;
 #[path = "../broker/harness/client.rs"]
 mod client;
+#[path = "../broker/harness/key_server.rs"]
+mod key_server;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -29,6 +31,7 @@ pub use client::{Client, Silence};
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use http::Response;
+pub use key_server::{KeyServer, http_answer, jwks};
 
 /// How long anything may take that should be done at once: long enough for busy cores, short enough to find a hang.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -61,8 +64,12 @@ impl Setup {
 
     /// Starts `serve`, open to all, with a broker that is not there, and waits until it listens.
     pub async fn start_without_broker(self) -> Bridge {
+        self.set("AUTH_MODE", "none").start_serve().await
+    }
+
+    /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
+    pub async fn start_serve(self) -> Bridge {
         self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
-            .set("AUTH_MODE", "none")
             .set("ADMIN_BIND", "127.0.0.1:0")
             .start_command("serve")
             .await

@@ -22,6 +22,7 @@ mod limits;
 mod requests;
 mod cross_origin;
 mod publishing;
+mod auth;
 mod operations;
 mod ending;
 mod console;
