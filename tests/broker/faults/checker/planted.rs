@@ -958,8 +958,17 @@ fn poison_without_its_dead_letter_and_letters_of_what_is_none_are_found() {
     for (letters, expected) in [
         (vec![], vec![Kind::DeadLetters]),
         (vec![letter(poison, "not_json")], vec![]),
+        // A fault stands beside it, which may cost one more.
         (
             vec![letter(poison, "not_json"), letter(poison, "not_json")],
+            vec![],
+        ),
+        (
+            vec![
+                letter(poison, "not_json"),
+                letter(poison, "not_json"),
+                letter(poison, "not_json"),
+            ],
             vec![Kind::DeadLetters],
         ),
         (vec![letter(poison, "too_large")], vec![Kind::DeadLetters]),
