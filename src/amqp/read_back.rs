@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicQosOptions};
 use lapin::{Channel, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -273,7 +272,7 @@ impl Reader {
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
                 reading.asked();
-                ask(&source.channel).await?;
+                stream::ask(&source.channel, PREFETCH).await?;
                 let waited = self.take(&mut source, None, PREFETCH, &mut reading).await?;
                 taken += waited;
                 // Had there been more, it would have been sent: as much as may be on its way.
@@ -324,10 +323,7 @@ impl Reader {
             self.metrics.read_back_records.inc();
         }
         if let Some(tag) = tag {
-            let telling = source
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true });
-            connection::answer("reading back", telling).await?;
+            stream::acknowledge(&source.channel, tag).await?;
         }
         Ok(taken)
     }
@@ -371,12 +367,6 @@ impl Reader {
             }),
         }
     }
-}
-
-/// Asks the broker something that it answers in its turn, after whatever it had to deliver on this channel.
-async fn ask(channel: &Channel) -> Result<(), Error> {
-    let options = BasicQosOptions { global: false };
-    connection::answer("reading back", channel.basic_qos(PREFETCH, options)).await
 }
 
 #[cfg(test)]
