@@ -438,6 +438,8 @@ impl<I: Intake> Run<I> {
 
     /// The end of this process: no more deliveries; what can be settled is.
     pub(super) async fn wind_up(&mut self, subscription: &mut Subscription) {
+        // Before the cancel: RabbitMQ need not take what comes after it from a quorum queue's consumer.
+        tell_last(subscription).await;
         let tag = subscription.deliveries.tag();
         let cancel = subscription
             .channel
@@ -449,12 +451,7 @@ impl<I: Intake> Run<I> {
             self.keeper.tell(Some(token), true);
             drop(timeout(LAST_LETTERS, self.keeper.written()).await);
         }
-        if let Some(tag) = subscription.settlements.take_due() {
-            let telling = subscription
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true });
-            drop(timeout(CANCEL, telling).await);
-        }
+        tell_last(subscription).await;
         drop(timeout(CANCEL, subscription.channel.close(200, "OK".into())).await);
     }
 
@@ -483,6 +480,16 @@ impl<I: Intake> Run<I> {
                 "stopping before these could be dead-lettered; they are not acknowledged"
             );
         }
+    }
+}
+
+/// Tells the broker what is settled, at the end.
+async fn tell_last(subscription: &mut Subscription) {
+    if let Some(tag) = subscription.settlements.take_due() {
+        let telling = subscription
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        drop(timeout(CANCEL, telling).await);
     }
 }
 

@@ -829,6 +829,11 @@ fn the_beginning_of_a_stream_that_was_made_anew_may_lead_into_the_old_one_for_a_
             },
         ];
         told.extend(back_at_the_beginning.clone());
+        // A narrow client hears of what is others'.
+        told.push(Record::Checkpoint {
+            client: EVERYTHING,
+            id: ORIGIN.into(),
+        });
         told.extend((0..30).map(|event| Record::Event {
             client: EVERYTHING,
             id: id(event),
