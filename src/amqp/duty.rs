@@ -479,7 +479,7 @@ mod tests {
         let body = token(7, 48_211).body();
         assert_eq!(
             String::from_utf8_lossy(&body),
-            r#"{"settled":7,"newest":"48211-9f3c01ab"}"#
+            r#"{"settled":7,"letters":[],"newest":"48211-9f3c01ab"}"#
         );
         assert_eq!(Token::parse(&body), token(7, 48_211));
         assert_eq!(Token::parse(&Token::NONE.body()), Token::NONE);

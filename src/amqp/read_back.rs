@@ -27,8 +27,8 @@ use crate::event::{self, ReadBack};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 
-/// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
-const PREFETCH: u16 = 256;
+/// How many records may be on their way to one reader: they are in memory besides those that it holds.
+const PREFETCH: u16 = 64;
 /// How many records one turn takes, before live deliveries have theirs.
 const BURST: u16 = 32;
 /// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,

@@ -132,7 +132,7 @@ impl<I: Intake> Run<I> {
             };
             metrics
                 .unacknowledged
-                .set(count(subscription.settlements.unsettled()));
+                .set(count(subscription.settlements.unacknowledged()));
             if !self.is_stream() {
                 subscription.ask(config.prefetch.max(1));
             }
@@ -153,7 +153,7 @@ impl<I: Intake> Run<I> {
         subscription: &mut Subscription,
     ) -> Option<End> {
         let prefetch = usize::from(self.consumer.config.prefetch);
-        if subscription.settlements.unsettled() >= prefetch {
+        if subscription.settlements.unacknowledged() >= prefetch {
             // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
             return None;
         }

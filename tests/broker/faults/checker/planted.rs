@@ -1033,3 +1033,14 @@ fn in_a_queue_a_restart_excuses_a_gap_and_what_comes_again_after_it() {
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.summary.repeats, 1);
 }
+
+#[test]
+fn in_a_queue_what_was_lost_long_before_a_restart_is_found() {
+    let mut lines = clean("quorum");
+    lines.remove(delivery(&lines, TRAVELLER, 3));
+    let later = delivery(&lines, TRAVELLER, 10);
+    for (at, _) in &mut lines[later..] {
+        *at += 60 * SECOND;
+    }
+    assert_eq!(judge(&lines).kinds(), [Kind::Lost]);
+}
