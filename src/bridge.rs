@@ -139,9 +139,7 @@ impl Intake for Bridge {
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
-        if let Some(message_id) = &message.message_id
-            && self.duplicates.has_seen(&address.audience, message_id, now)
-        {
+        if self.duplicates.has_seen(&address.audience, &message, now) {
             self.metrics.duplicates.inc();
             self.hub.pass(id, now);
             return Verdict::Acknowledge;

@@ -94,7 +94,7 @@ pub struct Metrics {
     pub queue_messages: IntGauge,
     /// Consumers of the events queue, as RabbitMQ counts them.
     pub queue_consumers: IntGauge,
-    /// Deliveries taken and not yet settled.
+    /// Deliveries taken and not yet acknowledged.
     pub unacknowledged: IntGauge,
     /// Age of the newest event when it was consumed, by its producer's timestamp, in seconds.
     pub event_lag: Gauge,
@@ -163,7 +163,7 @@ impl Metrics {
             broker_reconnects: make.counter("broker_reconnects_total", "Times the consumer's link was made again after it was lost.")?,
             queue_messages: make.gauge("queue_messages", "Messages in the events queue as RabbitMQ counts them; on a stream, those it retains.")?,
             queue_consumers: make.gauge("queue_consumers", "Consumers of the events queue as RabbitMQ counts them.")?,
-            unacknowledged: make.gauge("unacknowledged_messages", "Deliveries taken and not yet settled.")?,
+            unacknowledged: make.gauge("unacknowledged_messages", "Deliveries taken and not yet acknowledged.")?,
             event_lag: make.float_gauge("event_lag_seconds", "Age of the newest event when it was consumed, by its producer's timestamp.")?,
             delivery_seconds: make.histogram(
                 "delivery_seconds",

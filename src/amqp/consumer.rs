@@ -500,16 +500,16 @@ impl<I: Intake> Run<I> {
 
     /// Takes note of where the keeper stands.
     fn stand(&mut self) {
-        let standing = *self.standing.borrow_and_update();
+        let standing = self.standing.borrow_and_update().clone();
         let had = self.ledger.is_held();
-        let gate = match standing {
+        let gate = match &standing {
             Standing::Seeking => Gate::Undecided,
             Standing::Without => Gate::Closed,
             Standing::Held(token) => Gate::Open(token.settled),
         };
-        match standing {
+        match &standing {
             Standing::Seeking | Standing::Without => self.ledger.lost(),
-            Standing::Held(token) => self.ledger.gained(token),
+            Standing::Held(token) => self.ledger.gained(token.clone()),
         }
         self.gate.send_replace(gate);
         self.tell();

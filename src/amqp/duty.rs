@@ -41,10 +41,12 @@ const PREFETCH: u16 = 16;
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// How far poison is dealt with in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
     /// All poison at or below is dealt with.
     pub settled: Option<Position>,
+    /// What is dealt with above that, where something below is not yet.
+    pub letters: Vec<Position>,
     /// The newest record that was read when it was written: where another record stands, it is another stream, and
     /// the token says nothing.
     pub newest: Option<EventId>,
@@ -54,6 +56,7 @@ impl Token {
     /// It says nothing.
     pub(super) const NONE: Self = Self {
         settled: None,
+        letters: Vec::new(),
         newest: None,
     };
 
@@ -63,15 +66,17 @@ impl Token {
             let written: Written = serde_json::from_slice(body).ok()?;
             Some(Self {
                 settled: written.settled.map(Position::new),
+                letters: written.letters.into_iter().map(Position::new).collect(),
                 newest: Some(written.newest?.parse().ok()?),
             })
         };
         read().unwrap_or(Self::NONE)
     }
 
-    fn body(self) -> Vec<u8> {
+    fn body(&self) -> Vec<u8> {
         let written = Written {
             settled: self.settled.map(Position::get),
+            letters: self.letters.iter().copied().map(Position::get).collect(),
             newest: self.newest.map(|newest| newest.to_string()),
         };
         // A number and a text can always be written.
@@ -79,8 +84,11 @@ impl Token {
     }
 
     /// Whether it says more than the other; both must be of this stream.
-    fn says_more_than(self, other: Self) -> bool {
-        let reach = |token: Self| (token.settled, token.newest.map(|newest| newest.position));
+    fn says_more_than(&self, other: &Self) -> bool {
+        let reach = |token: &Self| {
+            let newest = token.newest.map(|newest| newest.position);
+            (token.settled, newest, token.letters.len())
+        };
         reach(self) > reach(other)
     }
 }
@@ -89,11 +97,13 @@ impl Token {
 #[derive(Serialize, Deserialize)]
 struct Written {
     settled: Option<u64>,
+    #[serde(default)]
+    letters: Vec<u64>,
     newest: Option<String>,
 }
 
 /// Where this replica stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// The link has just begun, or there is none: the token may yet come.
     Seeking,
@@ -162,7 +172,7 @@ impl Keeper {
 
     /// Returns when what was told last is written, as far as it says anything.
     pub(super) async fn written(&self) {
-        let told = *self.told.borrow();
+        let told = self.told.borrow().clone();
         if let Some(told) = told.filter(|told| told.newest.is_some()) {
             // The sender is in this struct: it cannot be gone.
             drop(
@@ -217,7 +227,7 @@ impl Keeper {
         let mut publishing = JoinSet::new();
         let announcer = self.clone();
         publishing.spawn(async move {
-            announcer.publish_until_confirmed(known).await;
+            announcer.publish_until_confirmed(&known).await;
             Published::First
         });
         let mut is_moving = false;
@@ -243,7 +253,7 @@ impl Keeper {
                     }
                     let best = hand.take(delivery).await?;
                     if next_move.is_some() {
-                        self.hold_with(best);
+                        self.hold_with(&best);
                     }
                 }
                 Some(published) = publishing.join_next() => {
@@ -252,8 +262,8 @@ impl Keeper {
                 () = until(pause) => {
                     pause = None;
                     next_move = Some(Instant::now() + MOVE);
-                    if let Some((_, best)) = hand.kept {
-                        self.written.send_replace(best);
+                    if let Some((_, best)) = &hand.kept {
+                        self.written.send_replace(best.clone());
                         self.hold_with(best);
                     }
                 }
@@ -262,7 +272,7 @@ impl Keeper {
                         // The other end is in this struct: it cannot be gone.
                         return Ok(pending().await);
                     }
-                    let token = *told.borrow_and_update();
+                    let token = told.borrow_and_update().clone();
                     if let Some(token) = token {
                         self.move_to(token, &mut publishing);
                         is_moving = true;
@@ -271,11 +281,12 @@ impl Keeper {
                 }
                 () = until(next_move), if !is_moving => {
                     next_move = Some(Instant::now() + MOVE);
-                    let Some((_, kept)) = hand.kept else {
+                    let Some((_, kept)) = &hand.kept else {
                         continue;
                     };
-                    let token = told.borrow_and_update().unwrap_or(kept);
-                    if token != kept || last_moved.elapsed() >= REFRESH {
+                    let token = told.borrow_and_update().clone();
+                    let token = token.unwrap_or_else(|| kept.clone());
+                    if token != *kept || last_moved.elapsed() >= REFRESH {
                         self.move_to(token, &mut publishing);
                         is_moving = true;
                         last_moved = Instant::now();
@@ -294,14 +305,13 @@ impl Keeper {
     }
 
     /// The duty is this replica's, and the best token says this.
-    fn hold_with(&self, best: Token) {
-        let held = Standing::Held(best);
-        self.standing.send_if_modified(|standing| match *standing {
+    fn hold_with(&self, best: &Token) {
+        self.standing.send_if_modified(|standing| match standing {
             // What this replica wrote itself is no news to it.
             Standing::Held(known) if !best.says_more_than(known) => false,
-            Standing::Held(_) if *self.written.borrow() == best => false,
+            Standing::Held(_) if *self.written.borrow() == *best => false,
             _ => {
-                *standing = held;
+                *standing = Standing::Held(best.clone());
                 true
             }
         });
@@ -309,20 +319,20 @@ impl Keeper {
 
     /// Publishes the next token. The one before is acknowledged when this one arrives.
     async fn write(&self, token: Token) {
-        match self.publish(token).await {
+        match self.publish(&token).await {
             Ok(()) => {
-                self.written.send_replace(token);
                 tracing::debug!(
                     settled = token.settled.map(Position::get),
                     "the duty's token was moved"
                 );
+                self.written.send_replace(token);
             }
             // It is tried again when there is more to say, or in a few seconds.
             Err(error) => tracing::debug!(%error, "cannot move the duty's token"),
         }
     }
 
-    async fn publish_until_confirmed(&self, token: Token) {
+    async fn publish_until_confirmed(&self, token: &Token) {
         let mut backoff = Backoff::default();
         let mut faults = FaultLog::default();
         while let Err(error) = self.publish(token).await {
@@ -336,7 +346,7 @@ impl Keeper {
     }
 
     /// Through the default exchange, which every queue is bound to by its name (AMQP 0-9-1 §3.1.3.1).
-    async fn publish(&self, token: Token) -> Result<(), Error> {
+    async fn publish(&self, token: &Token) -> Result<(), Error> {
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let queue = topology::duty_queue_name(&self.config);
         self.publisher
@@ -368,25 +378,23 @@ impl Hand<'_> {
             },
             None => Token::NONE,
         };
-        let Some((kept_tag, kept)) = self.kept else {
-            self.kept = Some((tag, token));
+        let Some((kept_tag, kept)) = self.kept.take() else {
+            self.kept = Some((tag, token.clone()));
             return Ok(token);
         };
         // What this replica wrote last is what it knows now. Of two that say the same the younger is kept: it may wait
         // longer.
-        let is_less = !is_own && (kept.says_more_than(token) || token == Token::NONE);
-        let superseded = match is_less {
-            true => tag,
-            false => {
-                self.kept = Some((tag, token));
-                kept_tag
-            }
+        let is_less = !is_own && (kept.says_more_than(&token) || token == Token::NONE);
+        let (superseded, kept_tag, best) = match is_less {
+            true => (tag, kept_tag, kept),
+            false => (kept_tag, tag, token),
         };
+        self.kept = Some((kept_tag, best.clone()));
         let acknowledged = self
             .channel
             .basic_ack(superseded, BasicAckOptions { multiple: false });
         connection::answer("acknowledging a token of the duty", acknowledged).await?;
-        Ok(self.kept.map_or(token, |(_, best)| best))
+        Ok(best)
     }
 
     /// Whether the stream still has this record, or has let go of all that was there then.
@@ -457,6 +465,7 @@ mod tests {
 
     fn token(settled: u64, newest: u64) -> Token {
         Token {
+            letters: Vec::new(),
             settled: Some(Position::new(settled)),
             newest: Some(EventId {
                 position: Position::new(newest),
@@ -470,7 +479,7 @@ mod tests {
         let body = token(7, 48_211).body();
         assert_eq!(
             String::from_utf8_lossy(&body),
-            r#"{"settled":7,"newest":"48211-9f3c01ab"}"#
+            r#"{"settled":7,"letters":[],"newest":"48211-9f3c01ab"}"#
         );
         assert_eq!(Token::parse(&body), token(7, 48_211));
         assert_eq!(Token::parse(&Token::NONE.body()), Token::NONE);
@@ -492,10 +501,10 @@ mod tests {
 
     #[test]
     fn a_token_says_more_if_more_is_dealt_with() {
-        assert!(token(7, 9).says_more_than(token(6, 20)));
-        assert!(token(7, 9).says_more_than(Token::NONE));
-        assert!(!token(7, 9).says_more_than(token(7, 9)));
-        assert!(token(7, 10).says_more_than(token(7, 9)));
-        assert!(!Token::NONE.says_more_than(Token::NONE));
+        assert!(token(7, 9).says_more_than(&token(6, 20)));
+        assert!(token(7, 9).says_more_than(&Token::NONE));
+        assert!(!token(7, 9).says_more_than(&token(7, 9)));
+        assert!(token(7, 10).says_more_than(&token(7, 9)));
+        assert!(!Token::NONE.says_more_than(&Token::NONE));
     }
 }

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use super::duty::Token;
 use crate::event::id::{EventId, Position};
 
+/// How many dead letters a token names one by one. Of more, some may be written again by the next that has the duty.
+const MOST_LETTERS: usize = 1000;
+
 /// What is known of the poison in one stream. Lives as long as the process, across links.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -27,7 +30,7 @@ pub(super) struct Ledger {
     skipped: Option<Position>,
     /// How far that reading is, while it lasts.
     swept: Option<Position>,
-    /// Own dead letters above `settled`. As bounded as the deliveries they hold back: by the prefetch.
+    /// Dead letters above `settled`, own ones and, of others, what the token says. As bounded as the deliveries they hold back: by the prefetch.
     letters: BTreeMap<Position, Letter>,
     /// Whether `settled` has passed an own dead letter since [`Ledger::token`] was last asked.
     letter_settled: bool,
@@ -114,6 +117,9 @@ impl Ledger {
     pub(super) fn gained(&mut self, token: Token) {
         self.held = true;
         self.settled = self.settled.max(token.settled);
+        for position in token.letters {
+            self.letters.entry(position).or_insert(Letter::Confirmed);
+        }
         if let Some(newest) = token.newest
             && self.newest.is_none_or(|own| own.position < newest.position)
         {
@@ -170,8 +176,16 @@ impl Ledger {
     /// letters would be written again. None without the duty.
     pub(super) fn token(&mut self) -> Option<(Token, bool)> {
         self.advance();
+        let confirmed = self
+            .letters
+            .iter()
+            .filter(|(_, letter)| **letter == Letter::Confirmed);
         let token = Token {
             settled: self.settled,
+            letters: confirmed
+                .map(|(position, _)| *position)
+                .take(MOST_LETTERS)
+                .collect(),
             newest: self.newest,
         };
         let is_urgent = std::mem::take(&mut self.letter_settled);
@@ -255,6 +269,7 @@ mod tests {
     fn token(settled: u64) -> Token {
         Token {
             settled: Some(at(settled)),
+            letters: Vec::new(),
             newest: Some(id(settled)),
         }
     }
@@ -320,6 +335,32 @@ mod tests {
         assert_eq!((settled(&mut ledger), ledger.stretch()), (Some(14), None));
         ledger.confirmed(at(15));
         assert_eq!(settled(&mut ledger), Some(30));
+    }
+
+    #[test]
+    fn what_was_dead_lettered_while_something_older_was_not_is_not_dead_lettered_by_the_next() {
+        let mut ledger = Ledger::default();
+        read(&mut ledger, 0..=5);
+        assert_eq!(ledger.poison(at(2)), Due::Nothing, "without the duty");
+        ledger.gained(Token::NONE);
+        read(&mut ledger, 6..=6);
+        assert_eq!(ledger.poison(at(6)), Due::Letter);
+        ledger.confirmed(at(6));
+        let (token, _) = ledger.token().unwrap();
+        assert_eq!((token.settled, &*token.letters), (None, &[at(6)][..]));
+
+        let mut next = Ledger::default();
+        read(&mut next, 0..=6);
+        assert_eq!(next.poison(at(2)), Due::Nothing);
+        assert_eq!(next.poison(at(6)), Due::Nothing);
+        next.gained(token);
+        assert_eq!(next.stretch(), stretch(0, 6));
+        assert_eq!(next.poison(at(2)), Due::Letter);
+        assert_eq!(next.poison(at(6)), Due::Nothing);
+        next.swept_all(at(6));
+        next.confirmed(at(2));
+        let (token, _) = next.token().unwrap();
+        assert_eq!((token.settled, &*token.letters), (Some(at(6)), &[][..]));
     }
 
     #[test]

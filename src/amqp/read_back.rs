@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicQosOptions};
 use lapin::{Channel, Connection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,8 +27,8 @@ use crate::event::{self, ReadBack};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 
-/// How many records may be on their way to one reader. More make the first one come later: 33 ms for 1,000.
-const PREFETCH: u16 = 256;
+/// How many records may be on their way to one reader: they are in memory besides those that it holds.
+const PREFETCH: u16 = 64;
 /// How many records one turn takes, before live deliveries have theirs.
 const BURST: u16 = 32;
 /// How many records a second all readers together take. Faster, the broker and the bridge would be busy with them alone,
@@ -273,7 +272,7 @@ impl Reader {
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
                 reading.asked();
-                ask(&source.channel).await?;
+                stream::ask(&source.channel, PREFETCH).await?;
                 let waited = self.take(&mut source, None, PREFETCH, &mut reading).await?;
                 taken += waited;
                 // Had there been more, it would have been sent: as much as may be on its way.
@@ -324,10 +323,7 @@ impl Reader {
             self.metrics.read_back_records.inc();
         }
         if let Some(tag) = tag {
-            let telling = source
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true });
-            connection::answer("reading back", telling).await?;
+            stream::acknowledge(&source.channel, tag).await?;
         }
         Ok(taken)
     }
@@ -371,12 +367,6 @@ impl Reader {
             }),
         }
     }
-}
-
-/// Asks the broker something that it answers in its turn, after whatever it had to deliver on this channel.
-async fn ask(channel: &Channel) -> Result<(), Error> {
-    let options = BasicQosOptions { global: false };
-    connection::answer("reading back", channel.basic_qos(PREFETCH, options)).await
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use crate::event::id::Position;
 pub(super) struct Settlements {
     /// From the lowest tag up. The front is unsettled: what is settled at the front moves to `acknowledgeable`.
     open: VecDeque<Delivered>,
-    unsettled: usize,
     /// The highest tag below which all is settled, and how many the broker has not been told of.
     acknowledgeable: Option<(u64, usize)>,
 }
@@ -27,7 +26,6 @@ struct Delivered {
 impl Settlements {
     /// Takes note of a delivery. Tags rise by one on a channel, from 1.
     pub(super) fn deliver(&mut self, tag: u64, position: Option<Position>) {
-        self.unsettled += 1;
         self.open.push_back(Delivered {
             tag,
             position,
@@ -50,7 +48,6 @@ impl Settlements {
             return;
         }
         delivered.settled = true;
-        self.unsettled -= 1;
         while let Some(Delivered {
             tag, settled: true, ..
         }) = self.open.front()
@@ -71,9 +68,9 @@ impl Settlements {
         self.acknowledgeable.take().map(|(tag, _)| tag)
     }
 
-    /// How many deliveries wait to be settled.
-    pub(super) fn unsettled(&self) -> usize {
-        self.unsettled
+    /// How many deliveries the broker was not told about: those that wait, what stands behind them, and what is due.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.open.len() + self.due()
     }
 
     /// The lowest position that waits to be settled.
@@ -107,11 +104,12 @@ mod tests {
     #[test]
     fn what_is_settled_in_order_is_acknowledged_at_once_up_to_the_last() {
         let mut settlements = delivered(1..=3);
-        assert_eq!((settlements.due(), settlements.unsettled()), (0, 3));
+        assert_eq!((settlements.due(), settlements.unacknowledged()), (0, 3));
         settlements.settle(1);
         settlements.settle(2);
-        assert_eq!((settlements.due(), settlements.unsettled()), (2, 1));
+        assert_eq!((settlements.due(), settlements.unacknowledged()), (2, 3));
         assert_eq!(settlements.take_due(), Some(2));
+        assert_eq!(settlements.unacknowledged(), 1);
         assert_eq!(settlements.take_due(), None);
         assert_eq!(settlements.lowest_unsettled(), Some(Position::new(106)));
         settlements.settle(3);
@@ -140,7 +138,7 @@ mod tests {
         for tag in [0, 2, 2, 3, u64::MAX] {
             settlements.settle(tag);
         }
-        assert_eq!((settlements.due(), settlements.unsettled()), (0, 1));
+        assert_eq!((settlements.due(), settlements.unacknowledged()), (0, 2));
         settlements.settle(1);
         settlements.settle(1);
         assert_eq!(settlements.take_due(), Some(2));
@@ -162,7 +160,7 @@ mod tests {
                     prop_assert!((1..=up_to).all(|tag| settled.contains(&tag)));
                     acknowledged = up_to;
                 }
-                prop_assert_eq!(settlements.unsettled(), 64 - settled.len());
+                prop_assert_eq!(settlements.unacknowledged() as u64, 64 - acknowledged);
             }
             prop_assert_eq!(acknowledged, 64);
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection};
@@ -16,11 +18,9 @@ use crate::event::id::{Mark, Position};
 
 /// How long the search for the tail waits for a first record before it asks how many there are, each time.
 pub(super) const SILENCE: Duration = Duration::from_millis(500);
-/// How long the last chunk of a stream may pause before it counts as read.
-const QUIET: Duration = Duration::from_millis(150);
-/// How long the search for the tail takes at most under steady traffic.
+/// How long the search for the tail takes at most where records come faster than they are read.
 const PROBE: Duration = Duration::from_secs(2);
-/// How many records of the last chunk may be unacknowledged.
+/// How many records of the last chunk may be on their way.
 const PROBE_PREFETCH: u16 = 1000;
 /// How long a subscription may be silent at its beginning, where a record must be, before that means something.
 pub(super) const LONG_SILENCE: Duration = Duration::from_secs(3);
@@ -73,7 +73,7 @@ pub(super) enum Tail {
     Silent,
 }
 
-/// Finds the newest record: reads the last chunk until it pauses, or for [`PROBE`] where it never does.
+/// Finds the newest record that there was when this was asked, however fast others come.
 pub(super) async fn find_tail(
     connection: &Connection,
     config: &BrokerConfig,
@@ -82,53 +82,72 @@ pub(super) async fn find_tail(
     let (channel, mut deliveries) =
         open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
     let began = Instant::now();
-    let mut reading_since = None;
-    let mut tail = None;
-    let mut unacknowledged = 0;
     // Whether every count so far was 0. One alone says nothing: until a broker has counted, it is 0.
     let mut seems_empty = true;
-    loop {
-        let patience = tail.map_or(SILENCE, |_| QUIET);
-        match timeout(patience, deliveries.next()).await {
-            Ok(Some(Ok(delivery))) => {
-                tail = position(&delivery.properties).or(tail);
-                // A pause may never come.
-                if let Some(tail) = tail
-                    && reading_since.get_or_insert_with(Instant::now).elapsed() >= PROBE
-                {
-                    return Ok(Tail::At(tail));
-                }
-                unacknowledged += 1;
-                if unacknowledged >= PROBE_PREFETCH / 2 {
-                    unacknowledged = 0;
-                    let options = BasicAckOptions { multiple: true };
-                    let told = channel.basic_ack(delivery.delivery_tag, options);
-                    connection::answer("looking for the newest record", told).await?;
+    let mut tail = loop {
+        match timeout(SILENCE, deliveries.next()).await {
+            Ok(delivery) => break received(config, delivery)?,
+            Err(_) => {
+                let counts = topology::passive_queue(connection, &config.queue).await?;
+                seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
+                if began.elapsed() >= LONG_SILENCE {
+                    return Ok(match seems_empty {
+                        true => Tail::Empty,
+                        false => Tail::Silent,
+                    });
                 }
             }
-            Ok(Some(Err(error))) => {
-                return Err(connection::lost("looking for the newest record", &error));
-            }
-            Ok(None) => {
-                return Err(Error::Cancelled {
-                    queue: config.queue.clone(),
-                });
-            }
-            Err(_) => match tail {
-                Some(tail) => return Ok(Tail::At(tail)),
-                None => {
-                    let counts = topology::passive_queue(connection, &config.queue).await?;
-                    seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
-                    if began.elapsed() >= LONG_SILENCE {
-                        return Ok(match seems_empty {
-                            true => Tail::Empty,
-                            false => Tail::Silent,
-                        });
-                    }
-                }
-            },
         }
+    };
+    // Twice, as it may be in the middle of a chunk when it is asked first.
+    let (mut all, mut acknowledged) = (0, None);
+    let first_came = Instant::now();
+    while all < 2 && first_came.elapsed() < PROBE {
+        if acknowledged.replace(tail.1) != Some(tail.1) {
+            acknowledge(&channel, tail.1).await?;
+        }
+        ask(&channel, PROBE_PREFETCH).await?;
+        let mut waited = 0;
+        while waited < PROBE_PREFETCH
+            && let Some(delivery) = deliveries.next().now_or_never()
+        {
+            tail = received(config, delivery)?;
+            waited += 1;
+        }
+        all += u8::from(waited < PROBE_PREFETCH);
     }
+    Ok(Tail::At(tail.0))
+}
+
+/// The position and the tag of a record.
+fn received(
+    config: &BrokerConfig,
+    delivery: Option<lapin::Result<Delivery>>,
+) -> Result<(Position, u64), Error> {
+    match delivery {
+        Some(Ok(delivery)) => {
+            // Only a stream's records have one, and nothing else is looked for here.
+            let position = position(&delivery.properties).unwrap_or_default();
+            Ok((position, delivery.delivery_tag))
+        }
+        Some(Err(error)) => Err(connection::lost("looking for the newest record", &error)),
+        None => Err(Error::Cancelled {
+            queue: config.queue.clone(),
+        }),
+    }
+}
+
+/// Asks the broker something that it answers in its turn. It has then delivered all that it had for this channel, unless as
+/// much as may be on its way is on its way.
+pub(super) async fn ask(channel: &Channel, prefetch: u16) -> Result<(), Error> {
+    let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+    connection::answer("asking for a sign of life", qos).await
+}
+
+/// A stream delivers on when it is told how far it was read (AMQP 0-9-1 §1.8.3.13).
+pub(super) async fn acknowledge(channel: &Channel, tag: u64) -> Result<(), Error> {
+    let told = channel.basic_ack(tag, BasicAckOptions { multiple: true });
+    connection::answer("telling how far a stream was read", told).await
 }
 
 pub(super) fn mark(position: Position, message: &Message) -> Mark {

@@ -1,13 +1,15 @@
 //! Which messages were seen before, by their `message_id`: producers publish again what they had no confirm for, and
 //! queues deliver again what was not acknowledged.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::event::Message;
 use crate::event::audience::Audience;
+use crate::event::id::Position;
 
 /// How many ids are remembered.
 const MAX_IDS: usize = 100_000;
@@ -15,32 +17,80 @@ const MAX_IDS: usize = 100_000;
 /// For how long.
 const MAX_AGE: Duration = Duration::from_secs(10 * 60);
 
-/// The ids seen lately, as keyed 64-bit hashes: about 3 MB when full. Two different ids meet with a chance of 1 in 10^14
+/// The ids seen lately, as keyed 64-bit hashes: about 6 MB when full. Two different ids meet with a chance of 1 in 10^14
 /// each, and no producer can choose them so.
 #[derive(Debug, Default)]
 pub(super) struct Duplicates {
     hasher: RandomState,
-    seen: HashSet<u64>,
+    seen: HashMap<u64, Seen>,
     /// In the order they came, with when.
     order: VecDeque<(Instant, u64)>,
+    reach: Option<u64>,
+}
+
+/// When and where an id was seen last.
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    timestamp: Option<u64>,
+    position: Option<Position>,
 }
 
 impl Duplicates {
+    /// For records that are read faster than they were published: how long ago one was is told by its producer's timestamp,
+    /// or, where it bears none, by how many records lie between, of which there may be `reach`.
+    pub(super) fn within(reach: u64) -> Self {
+        Self {
+            reach: Some(reach),
+            ..Self::default()
+        }
+    }
+
     /// Whether a message of this id for this audience was seen before; it has been from now on. Audiences are told
     /// apart, so that an id used for several reaches each, and no tenant can silence another.
-    pub(super) fn has_seen(&mut self, audience: &Audience, message_id: &str, now: Instant) -> bool {
+    pub(super) fn has_seen(
+        &mut self,
+        audience: &Audience,
+        message: &Message,
+        now: Instant,
+    ) -> bool {
+        let Some(message_id) = &message.message_id else {
+            return false;
+        };
         while let Some((at, oldest)) = self.order.front()
             && (self.order.len() >= MAX_IDS || now.duration_since(*at) > MAX_AGE)
         {
-            self.seen.remove(oldest);
+            // One that was seen again later stays.
+            if self.seen.get(oldest).is_some_and(|seen| seen.at == *at) {
+                self.seen.remove(oldest);
+            }
             self.order.pop_front();
         }
         let id = self.hasher.hash_one((audience, message_id));
-        if !self.seen.insert(id) {
+        if let Some(seen) = self.seen.get(&id)
+            && self.is_near(seen, message)
+        {
             return true;
         }
+        let (timestamp, position) = (message.timestamp, message.position);
+        let seen = Seen {
+            at: now,
+            timestamp,
+            position,
+        };
+        self.seen.insert(id, seen);
         self.order.push_back((now, id));
         false
+    }
+
+    fn is_near(&self, seen: &Seen, message: &Message) -> bool {
+        if let (Some(first), Some(second)) = (seen.timestamp, message.timestamp) {
+            return first.abs_diff(second) <= MAX_AGE.as_secs();
+        }
+        match (self.reach, seen.position, message.position) {
+            (Some(reach), Some(first), Some(second)) => first.get().abs_diff(second.get()) <= reach,
+            _ => true,
+        }
     }
 }
 
@@ -56,26 +106,62 @@ mod tests {
         }
     }
 
+    fn message(id: &str) -> Message {
+        Message {
+            position: None,
+            routing_key: "team.7.n".into(),
+            headers: Vec::new(),
+            kind: None,
+            message_id: Some(id.to_owned()),
+            timestamp: None,
+            expiration: None,
+            redelivered: false,
+            body: bytes::Bytes::new(),
+        }
+    }
+
     #[test]
     fn an_id_is_a_repeat_for_its_audience_only() {
         let mut duplicates = Duplicates::default();
         let now = Instant::now();
-        assert!(!duplicates.has_seen(&team("7"), "a", now));
-        assert!(duplicates.has_seen(&team("7"), "a", now));
-        assert!(!duplicates.has_seen(&team("7"), "b", now));
-        assert!(!duplicates.has_seen(&team("8"), "a", now));
+        assert!(!duplicates.has_seen(&team("7"), &message("a"), now));
+        assert!(duplicates.has_seen(&team("7"), &message("a"), now));
+        assert!(!duplicates.has_seen(&team("7"), &message("b"), now));
+        assert!(!duplicates.has_seen(&team("8"), &message("a"), now));
     }
 
     #[test]
     fn ids_are_forgotten_by_age_and_by_count() {
         let mut duplicates = Duplicates::default();
         let now = Instant::now();
-        assert!(!duplicates.has_seen(&team("7"), "old", now));
-        assert!(!duplicates.has_seen(&team("7"), "old", now + MAX_AGE + Duration::from_secs(1)));
+        let later = now + MAX_AGE + Duration::from_secs(1);
+        assert!(!duplicates.has_seen(&team("7"), &message("old"), now));
+        assert!(!duplicates.has_seen(&team("7"), &message("old"), later));
         for number in 0..MAX_IDS {
-            assert!(!duplicates.has_seen(&team("8"), &number.to_string(), now + MAX_AGE));
+            assert!(!duplicates.has_seen(&team("8"), &message(&number.to_string()), later));
         }
-        assert!(!duplicates.has_seen(&team("7"), "old", now + MAX_AGE));
-        assert_eq!(duplicates.seen.len(), duplicates.order.len());
+        assert!(!duplicates.has_seen(&team("7"), &message("old"), later));
+        assert!(duplicates.seen.len() <= duplicates.order.len());
+    }
+
+    #[test]
+    fn what_is_read_at_once_and_was_published_long_after_is_no_repeat() {
+        let mut duplicates = Duplicates::within(100);
+        let now = Instant::now();
+        let published = |seconds: u64| Message {
+            timestamp: Some(seconds),
+            ..message("daily")
+        };
+        let at = |position: u64| Message {
+            position: Some(Position::new(position)),
+            ..message("counted")
+        };
+        assert!(!duplicates.has_seen(&team("7"), &published(1000), now));
+        assert!(duplicates.has_seen(&team("7"), &published(1600), now));
+        assert!(!duplicates.has_seen(&team("7"), &published(1601), now));
+        assert!(duplicates.has_seen(&team("7"), &published(2201), now));
+        assert!(!duplicates.has_seen(&team("7"), &at(5), now));
+        assert!(duplicates.has_seen(&team("7"), &at(105), now));
+        assert!(!duplicates.has_seen(&team("7"), &at(106), now));
     }
 }

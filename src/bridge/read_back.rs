@@ -12,6 +12,10 @@ use crate::event::{self, Message};
 use crate::frame::Frame;
 use crate::hub::{Reading, Readings};
 
+/// How many records may lie between a message without a timestamp and its repeat: as many as a reading begins before the
+/// oldest cursor.
+const REACH: u64 = 4096;
+
 /// Who waits for old records, joined with the rules that make events of them.
 #[derive(Debug)]
 pub struct ReadBacks {
@@ -34,7 +38,7 @@ impl event::ReadBacks for ReadBacks {
         ReadBack {
             rules: Arc::clone(&self.rules),
             reading: self.readings.next().await,
-            duplicates: Duplicates::default(),
+            duplicates: Duplicates::within(REACH),
         }
     }
 }
@@ -60,13 +64,12 @@ impl event::ReadBack for ReadBack {
             self.reading.pass(id);
             return;
         };
-        let duplicates = &mut self.duplicates;
-        let mut is_repeat =
-            |message_id: &str| duplicates.has_seen(&address.audience, message_id, now);
-        let is_over =
-            is_expired(&message) || message.message_id.as_deref().is_some_and(&mut is_repeat);
-        if is_over || !self.reading.is_for_somebody(&address.audience) {
+        let audience = &address.audience;
+        if is_expired(&message) || self.duplicates.has_seen(audience, &message, now) {
             self.reading.pass(id);
+            return;
+        }
+        if self.reading.pass_if_for_nobody(id, audience) {
             return;
         }
         self.reading

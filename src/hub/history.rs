@@ -232,7 +232,7 @@ impl History {
         if self.newest == Some(id) || self.floor == Some(id) {
             return Located::Known;
         }
-        if id == self.numbering.origin() && !self.slots.is_empty() {
+        if id == self.numbering.origin() && self.newest.is_some() {
             // Before every record: what is not its own beginning is later.
             return Located::Older;
         }

@@ -88,16 +88,26 @@ impl Log {
         self.move_tail(id.position);
     }
 
-    fn move_tail(&self, newest: Position) {
-        self.tail.store(newest.get() + 1, Ordering::Release);
+    /// The same, unless an event for `audience` would reach somebody: then it does nothing, and says so. The writer's.
+    pub(super) fn pass_if_for_nobody(
+        &self,
+        id: EventId,
+        audience: &Audience,
+        now: Instant,
+    ) -> bool {
+        // Whoever joins does so under this lock.
+        let mut state = self.lock();
+        if !lock(&self.everything).is_empty() || state.registry.has_listeners(audience) {
+            return false;
+        }
+        state.history.pass(id, now);
+        drop(state);
+        self.move_tail(id.position);
+        true
     }
 
-    /// Whether an event for `audience` would reach anybody.
-    pub(super) fn has_listeners(&self, audience: &Audience) -> bool {
-        if !lock(&self.everything).is_empty() {
-            return true;
-        }
-        self.lock().registry.has_listeners(audience)
+    fn move_tail(&self, newest: Position) {
+        self.tail.store(newest.get() + 1, Ordering::Release);
     }
 
     /// The log broke off: forgets what it held, and lets every reader know.

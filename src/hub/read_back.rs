@@ -6,7 +6,7 @@
 //! nothing is dropped that somebody still needs. It waits for its readers instead, and lets go of one that holds up
 //! others: that one comes to the desk again and goes on where it was.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const LONGEST_GATHER: Duration = Duration::from_secs(1);
 /// How many records before the lowest cursor a reading begins, so that a repeat is known by the message that it repeats.
 const LOOK_BACK: u64 = small(4096);
+/// How long somebody waits at the desk before its turn comes, however many come after it who are nearer.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Cursors that are not farther than this from each other share a reading, however near the tail they are.
 const NEAR: u64 = small(8192);
 /// How many events a reading holds for its readers.
@@ -89,6 +91,8 @@ struct Seat {
     let_go: AtomicBool,
     /// Given to it when a reading takes it, for its client to fetch.
     place: Mutex<Option<Place>>,
+    /// When it came to the desk.
+    since: Instant,
 }
 
 /// A place in a reading.
@@ -133,6 +137,10 @@ impl Desk {
             .filter_map(Weak::upgrade)
             .any(|reading| reading.is_worth_waiting_for(seat, newest) && reading.attach(seat));
         if !taken {
+            if queue.waiting.len() == queue.waiting.capacity() {
+                // Before it grows: who has left needs no place.
+                queue.waiting.retain(|seat| seat.strong_count() > 0);
+            }
             queue.waiting.push(Arc::downgrade(seat));
             queue.arrivals += 1;
             self.arrived.notify_one();
@@ -160,43 +168,50 @@ impl Desk {
         queue.waiting.is_empty()
     }
 
-    /// Makes a reading for a group of those who wait, the nearest to the tail: they are served soonest. Nobody is made to
-    /// read, or to wait, more than twice as far as it came from, so that all groups together read at most twice
-    /// what the farthest client needs.
+    /// Makes a reading for a group of those who wait, the nearest to the tail: they are served soonest; but for that of who has
+    /// waited too long, if there is one. Nobody is made to read, or to wait, more than twice as far as it came from, so that
+    /// all groups together read at most twice what the farthest client needs.
     fn group(&self, newest: u64) -> Option<Arc<Stretch>> {
         let mut queue = lock(&self.queue);
         let mut seats: Vec<Arc<Seat>> = queue.waiting.iter().filter_map(Weak::upgrade).collect();
         seats.sort_by_key(|seat| seat.needs());
-        let group = nearest_group(seats.iter().map(|seat| seat.needs()), newest);
-        let rest: Vec<Weak<Seat>> = seats
-            .drain(..group)
-            .map(|seat| Arc::downgrade(&seat))
-            .collect();
-        queue.waiting = rest;
-        let lowest = seats.first()?.needs();
+        let groups = groups(seats.iter().map(|seat| seat.needs()), newest);
+        let longest = seats.iter().enumerate().min_by_key(|(_, seat)| seat.since);
+        let urgent = longest.filter(|(_, seat)| seat.since.elapsed() > LONGEST_WAIT);
+        let group = match urgent {
+            Some((index, _)) => groups.into_iter().find(|group| group.contains(&index)),
+            None => groups.into_iter().next_back(),
+        }?;
+        let mut chosen: Vec<Arc<Seat>> = seats.drain(group).collect();
+        queue.waiting = seats.iter().map(Arc::downgrade).collect();
+        let lowest = chosen.first()?.needs();
         // Not beyond the newest that is known: beyond the end of a stream there is silence.
         let begin = lowest.saturating_sub(LOOK_BACK).min(newest);
         let stretch = Arc::new(Stretch::new(Position::new(begin)));
-        seats.retain(|seat| !stretch.attach(seat));
+        chosen.retain(|seat| !stretch.attach(seat));
         // It begins below them all, so that none is refused; whoever were would wait on.
-        queue.waiting.extend(seats.iter().map(Arc::downgrade));
+        queue.waiting.extend(chosen.iter().map(Arc::downgrade));
         queue.readings.push(Arc::downgrade(&stretch));
         Some(stretch)
     }
 }
 
-/// Where the group nearest to the tail begins, among cursors in rising order: groups are made from the farthest on, each of
-/// those that are not nearer than half as far as its first.
-fn nearest_group(cursors: impl Iterator<Item = u64>, newest: u64) -> usize {
-    let (mut start, mut farthest) = (0, None);
+/// The groups of cursors in rising order, made from the farthest on: each of those that are not nearer than half as far as
+/// its first.
+fn groups(cursors: impl Iterator<Item = u64>, newest: u64) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut farthest = 0;
     for (index, cursor) in cursors.enumerate() {
         let distance = newest.saturating_sub(cursor).max(NEAR);
-        let farthest = farthest.get_or_insert(distance);
-        if distance < *farthest / 2 {
-            (start, *farthest) = (index, distance);
+        match groups.last_mut() {
+            Some(group) if distance >= farthest / 2 => group.end = index + 1,
+            _ => {
+                groups.push(index..index + 1);
+                farthest = distance;
+            }
         }
     }
-    start
+    groups
 }
 
 /// What a reading has read and its readers still need.
@@ -467,12 +482,6 @@ impl Reading {
         self.stretch.begin
     }
 
-    /// Whether somebody is to be sent what is for this audience. What nobody is sent may be passed.
-    #[must_use]
-    pub fn is_for_somebody(&self, audience: &Audience) -> bool {
-        self.stretch.log.has_listeners(audience)
-    }
-
     /// Gives the next event.
     pub fn publish(&mut self, frame: Frame) {
         self.stretch.log.push(frame, |_| {});
@@ -483,6 +492,18 @@ impl Reading {
     pub fn pass(&mut self, id: EventId) {
         self.stretch.log.pass(id, Instant::now(), |_| {});
         self.count();
+    }
+
+    /// Notes the next record as [`Self::pass`] does, unless its event is to be sent to somebody: then it must be given.
+    pub fn pass_if_for_nobody(&mut self, id: EventId, audience: &Audience) -> bool {
+        let passed = self
+            .stretch
+            .log
+            .pass_if_for_nobody(id, audience, Instant::now());
+        if passed {
+            self.count();
+        }
+        passed
     }
 
     /// There is nothing more to read for now: everybody looks whether it is live.
@@ -776,6 +797,13 @@ impl Returning {
     }
 }
 
+/// Whoever leaves a reading makes room in it.
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.stretch.moved.notify_one();
+    }
+}
+
 impl Place {
     /// Stands where the client begins. The id up to which it has, or was told that it missed, everything.
     fn begin(&mut self, seat: &Seat, start: Start) -> Option<EventId> {
@@ -799,6 +827,7 @@ fn queue(shared: &Shared, scope: &Arc<Scope>, signal: &Arc<Signal>, from: From) 
         needs: AtomicU64::new(from.needs()),
         let_go: AtomicBool::new(false),
         place: Mutex::default(),
+        since: Instant::now(),
     });
     shared.desk.take(&seat, shared.newest());
     seat
@@ -829,24 +858,72 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::id::Mark;
+    use crate::hub::{Backpressure, HubConfig, hub};
+    use crate::metrics::Metrics;
 
     #[test]
+    #[expect(
+        clippy::single_range_in_vec_init,
+        reason = "one group is a range, not its members"
+    )]
     fn a_group_is_of_those_who_came_from_not_less_than_half_as_far() {
         let newest = 1_000_000;
-        for (cursors, group) in [
-            (vec![], 0),
-            (vec![0], 0),
-            (vec![0, 400_000], 0),
-            (vec![0, 400_000, 600_000, 700_000], 2),
-            (vec![0, 600_000, 900_000, 960_000], 3),
-            (vec![newest - 2 * NEAR, newest - NEAR, newest - 1], 0),
-            (vec![1_000_005], 0),
+        for (cursors, expected) in [
+            (vec![], vec![]),
+            (vec![0], vec![0..1]),
+            (vec![0, 400_000], vec![0..2]),
+            (vec![0, 400_000, 600_000, 700_000], vec![0..2, 2..4]),
+            (
+                vec![0, 600_000, 900_000, 960_000],
+                vec![0..1, 1..2, 2..3, 3..4],
+            ),
+            (
+                vec![newest - 2 * NEAR, newest - NEAR, newest - 1],
+                vec![0..3],
+            ),
+            (vec![1_000_005], vec![0..1]),
         ] {
             assert_eq!(
-                nearest_group(cursors.iter().copied(), newest),
-                group,
+                groups(cursors.iter().copied(), newest),
+                expected,
                 "{cursors:?}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_came_from_far_is_not_passed_over_for_ever() {
+        let config = HubConfig {
+            channel_capacity: 0,
+            backpressure: Backpressure::DropOldest,
+            max_events: 10,
+            max_bytes: 0,
+            max_age: Duration::ZERO,
+            reads_back: true,
+        };
+        let (mut writer, hub) = hub(config, Numbering::Offsets, Metrics::new().unwrap());
+        writer.caught_up();
+        let id = |position| EventId {
+            position: Position::new(position),
+            mark: Mark::epoch(7),
+        };
+        writer.pass(id(1_000_000), Instant::now());
+        let shared = &hub.shared;
+        let scope = Arc::new(Scope::Everything {
+            tenant: None,
+            broadcast: true,
+        });
+        let signal = Arc::new(Signal::default());
+        let far = queue(shared, &scope, &signal, From::After(id(1000)));
+        let mut readings = 0;
+        while lock(&far.place).is_none() {
+            let near = queue(shared, &scope, &signal, From::After(id(900_000)));
+            let stretch = shared.desk.group(shared.newest()).unwrap();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            drop((near, stretch));
+            readings += 1;
+        }
+        assert_eq!(readings, 7, "the nearer ones first, but not for ever");
     }
 }

@@ -311,8 +311,12 @@ impl World {
                 return;
             }
             match frame(record) {
-                Some(frame) if reading.is_for_somebody(frame.audience()) => reading.publish(frame),
-                _ => reading.pass(record.id),
+                Some(frame) => {
+                    if !reading.pass_if_for_nobody(record.id, frame.audience()) {
+                        reading.publish(frame);
+                    }
+                }
+                None => reading.pass(record.id),
             }
             next = record.id.position.get() + 1;
         }

@@ -132,7 +132,7 @@ impl<I: Intake> Run<I> {
             };
             metrics
                 .unacknowledged
-                .set(count(subscription.settlements.unsettled()));
+                .set(count(subscription.settlements.unacknowledged()));
             if !self.is_stream() {
                 subscription.ask(config.prefetch.max(1));
             }
@@ -153,7 +153,7 @@ impl<I: Intake> Run<I> {
         subscription: &mut Subscription,
     ) -> Option<End> {
         let prefetch = usize::from(self.consumer.config.prefetch);
-        if subscription.settlements.unsettled() >= prefetch {
+        if subscription.settlements.unacknowledged() >= prefetch {
             // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
             return None;
         }
@@ -438,6 +438,8 @@ impl<I: Intake> Run<I> {
 
     /// The end of this process: no more deliveries; what can be settled is.
     pub(super) async fn wind_up(&mut self, subscription: &mut Subscription) {
+        // Before the cancel: RabbitMQ need not take what comes after it from a quorum queue's consumer.
+        tell_last(subscription).await;
         let tag = subscription.deliveries.tag();
         let cancel = subscription
             .channel
@@ -449,12 +451,7 @@ impl<I: Intake> Run<I> {
             self.keeper.tell(Some(token), true);
             drop(timeout(LAST_LETTERS, self.keeper.written()).await);
         }
-        if let Some(tag) = subscription.settlements.take_due() {
-            let telling = subscription
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true });
-            drop(timeout(CANCEL, telling).await);
-        }
+        tell_last(subscription).await;
         drop(timeout(CANCEL, subscription.channel.close(200, "OK".into())).await);
     }
 
@@ -483,6 +480,16 @@ impl<I: Intake> Run<I> {
                 "stopping before these could be dead-lettered; they are not acknowledged"
             );
         }
+    }
+}
+
+/// Tells the broker what is settled, at the end.
+async fn tell_last(subscription: &mut Subscription) {
+    if let Some(tag) = subscription.settlements.take_due() {
+        let telling = subscription
+            .channel
+            .basic_ack(tag, BasicAckOptions { multiple: true });
+        drop(timeout(CANCEL, telling).await);
     }
 }
 

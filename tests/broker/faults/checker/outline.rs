@@ -14,7 +14,7 @@ const UNTRUSTED: Moment = 10 * SECOND;
 const RECREATION: Moment = 20 * SECOND;
 
 /// How long RabbitMQ may take to notice that a consumer is gone, and to deliver again what that one had.
-const REDELIVERY: Moment = 30 * SECOND;
+pub(super) const REDELIVERY: Moment = 30 * SECOND;
 
 /// How far behind a bridge may be whose link has just failed.
 const UNREAD: Moment = 30 * SECOND;
@@ -192,14 +192,15 @@ impl Outline {
                 .any(|span| span.begin <= at && span.fault.clients.contains(&client))
     }
 
-    /// Whether the link of a replica was, or may have been, broken shortly before: a queue then delivers again, late and out
-    /// of its order, what the link had taken and not acknowledged.
-    pub(super) fn was_disturbed(&self, replica: u32, at: Moment) -> bool {
-        self.faults.iter().any(|span| {
+    /// When the link of a replica last began to be broken, if that was shortly before: a queue then delivers again, late and
+    /// out of its order, what the link had taken and not acknowledged.
+    pub(super) fn disturbed_since(&self, replica: u32, at: Moment) -> Option<Moment> {
+        let disturbing = self.faults.iter().filter(|span| {
             span.fault.replicas.contains(&replica)
                 && span.begin <= at
                 && span.end.is_none_or(|end| at <= end + REDELIVERY)
-        })
+        });
+        disturbing.map(|span| span.begin).max()
     }
 
     /// How often a replica had been started.

@@ -829,6 +829,11 @@ fn the_beginning_of_a_stream_that_was_made_anew_may_lead_into_the_old_one_for_a_
             },
         ];
         told.extend(back_at_the_beginning.clone());
+        // A narrow client hears of what is others'.
+        told.push(Record::Checkpoint {
+            client: EVERYTHING,
+            id: ORIGIN.into(),
+        });
         told.extend((0..30).map(|event| Record::Event {
             client: EVERYTHING,
             id: id(event),
@@ -958,8 +963,17 @@ fn poison_without_its_dead_letter_and_letters_of_what_is_none_are_found() {
     for (letters, expected) in [
         (vec![], vec![Kind::DeadLetters]),
         (vec![letter(poison, "not_json")], vec![]),
+        // A fault stands beside it, which may cost one more.
         (
             vec![letter(poison, "not_json"), letter(poison, "not_json")],
+            vec![],
+        ),
+        (
+            vec![
+                letter(poison, "not_json"),
+                letter(poison, "not_json"),
+                letter(poison, "not_json"),
+            ],
             vec![Kind::DeadLetters],
         ),
         (vec![letter(poison, "too_large")], vec![Kind::DeadLetters]),
@@ -1018,4 +1032,15 @@ fn in_a_queue_a_restart_excuses_a_gap_and_what_comes_again_after_it() {
     let report = judge(&lines);
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.summary.repeats, 1);
+}
+
+#[test]
+fn in_a_queue_what_was_lost_long_before_a_restart_is_found() {
+    let mut lines = clean("quorum");
+    lines.remove(delivery(&lines, TRAVELLER, 3));
+    let later = delivery(&lines, TRAVELLER, 10);
+    for (at, _) in &mut lines[later..] {
+        *at += 60 * SECOND;
+    }
+    assert_eq!(judge(&lines).kinds(), [Kind::Lost]);
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::super::history::{Moment, Person, number_of};
 use super::entitlement::Due;
-use super::outline::Outline;
+use super::outline::{Outline, REDELIVERY};
 use super::{Kind, Report, Walk};
 
 /// A client's way through what publishers published.
@@ -65,8 +65,8 @@ impl<'a> QueueWalk<'a> {
         newest.unwrap_or_else(|| number_of(publisher, 0))
     }
 
-    /// Finds what is owed and did not come, of what is below `end` of each publisher.
-    fn find_lost(&self, end: impl Fn(u32) -> u64, report: &mut Report) {
+    /// Finds what is owed and did not come, of what was published before `until` and is below `end` of each publisher.
+    fn find_lost(&self, until: Moment, end: impl Fn(u32) -> u64, report: &mut Report) {
         let Some(from) = self.from else {
             return;
         };
@@ -77,6 +77,7 @@ impl<'a> QueueWalk<'a> {
             if *seen == 0
                 && published.confirmed.is_some()
                 && published.at > from
+                && published.at < until
                 && due.number < end(published.intent.publisher)
             {
                 let what = format!(
@@ -144,7 +145,7 @@ impl Walk for QueueWalk<'_> {
             return;
         }
         let newest = self.newest_of(publisher);
-        if number < newest && !self.outline.was_disturbed(self.now.0, at) {
+        if number < newest && self.outline.disturbed_since(self.now.0, at).is_none() {
             let what = format!(
                 "client {} was sent {number} as {id} after {newest}",
                 self.client()
@@ -179,9 +180,15 @@ impl Walk for QueueWalk<'_> {
             report.find(Kind::WrongCount, &what);
         }
         self.forged = false;
-        // What came after it was published later, and the gap is of what was to come: unless it is yet to come again.
-        if reason != "slow" && !self.outline.was_disturbed(self.now.0, at) {
-            self.find_lost(|publisher| self.newest_of(publisher), report);
+        if reason != "slow" {
+            // What came after it was published later, and the gap is of what was to come. Where a fault stands before it,
+            // that is what was on its way: what was published long before the fault had come.
+            match self.outline.disturbed_since(self.now.0, at) {
+                None => self.find_lost(at, |publisher| self.newest_of(publisher), report),
+                Some(begin) => {
+                    self.find_lost(begin.saturating_sub(REDELIVERY), |_| u64::MAX, report)
+                }
+            }
         }
         self.chapter += 1;
         if reason == "slow" {
@@ -202,6 +209,6 @@ impl Walk for QueueWalk<'_> {
         if self.gap_open {
             return;
         }
-        self.find_lost(|_| u64::MAX, report);
+        self.find_lost(Moment::MAX, |_| u64::MAX, report);
     }
 }

@@ -62,6 +62,12 @@ impl<'a> StreamWalk<'a> {
         self.person.client
     }
 
+    /// The beginning has one id for all streams: a replica that still knows the old one begins with that.
+    fn may_be_at_another_beginning(&self, at: Moment) -> bool {
+        let is_at_beginning = self.cursor.is_some_and(|cursor| cursor.offset == -1);
+        is_at_beginning && self.outline.was_recreated(None, at)
+    }
+
     /// What is owed from after the cursor up to a place, that place left out.
     fn owed_before(&self, to: Place) -> std::ops::Range<usize> {
         let Some(cursor) = self.cursor else {
@@ -219,7 +225,7 @@ impl Walk for StreamWalk<'_> {
             if place.offset == -1 && cursor.offset == -1 {
                 place = cursor;
             }
-            if place < cursor {
+            if place < cursor && !self.may_be_at_another_beginning(at) {
                 let what = format!(
                     "client {} was at {cursor:?}, and sent back to {id}",
                     self.client()
@@ -259,11 +265,8 @@ impl Walk for StreamWalk<'_> {
         };
         let index = self.due.partition_point(|due| due.place < places[0]);
         let seen = self.seen.get(index).copied().unwrap_or_default();
-        // The beginning has one id for all streams: a replica that still knows the old one begins with that.
-        let from_beginning = self
-            .cursor
-            .is_some_and(|cursor| cursor.offset == -1 && self.outline.was_recreated(None, at));
-        let backward = !from_beginning && self.cursor.is_some_and(|cursor| place <= cursor);
+        let is_before = self.cursor.is_some_and(|cursor| place <= cursor);
+        let backward = is_before && !self.may_be_at_another_beginning(at);
         if backward && self.pending.is_empty() {
             let kind = if seen {
                 Kind::Repeated
