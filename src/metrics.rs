@@ -28,6 +28,7 @@ pub const REFUSAL_REASONS: &[&str] = &[
     "connection_limit",
     "user_limit",
     "address_limit",
+    "address_rate",
 ];
 /// Why an event did not reach a client that was entitled to it (one count a client), or nobody at all.
 pub const DROP_REASONS: &[&str] = &["slow", "superseded", "expired"];
@@ -53,6 +54,8 @@ pub struct Metrics {
     pub connections: Gauges,
     /// TCP connections open now on the public listener.
     pub sockets: IntGauge,
+    /// When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.
+    pub tls_certificate_expiry: IntGauge,
     /// Streams that ended, by reason.
     pub connections_closed: Counters,
     /// Requests for a stream, or connections, that were refused, by reason.
@@ -116,6 +119,10 @@ impl Metrics {
         let metrics = Self {
             connections: make.gauges("connections", "Streams open now.", "transport", TRANSPORTS)?,
             sockets: make.gauge("sockets", "TCP connections open now on the public listener.")?,
+            tls_certificate_expiry: make.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.",
+            )?,
             connections_closed: make.counters("connections_closed_total", "Streams that ended.", "reason", CLOSE_REASONS)?,
             connections_refused: make.counters(
                 "connections_refused_total",
