@@ -131,7 +131,16 @@ async fn unambiguous(request: Request, next: Next) -> Response {
     } else {
         let hosts = headers.get_all(HOST).iter().count();
         let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
-        (hosts > 1 || is_missing).then(|| Problem::bad_request("a request has one Host header"))
+        if hosts > 1 || is_missing {
+            Some(Problem::bad_request("a request has one Host header"))
+        } else if request.uri().path().is_empty() {
+            // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
+            Some(Problem::bad_request(
+                "the target of a request begins with /",
+            ))
+        } else {
+            None
+        }
     };
     match problem {
         None => next.run(request).await,
