@@ -12,7 +12,7 @@ mod contradictions;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
@@ -277,7 +277,7 @@ impl Reader<'_> {
     /// Whose certificates are believed, where a node is asked for TLS.
     fn trust(&mut self, nodes: &[AmqpAddress]) -> Option<Trust> {
         let of_file =
-            |text: &str| Trust::of_file(&PathBuf::from(text)).map_err(|error| error.to_string());
+            |text: &str| Trust::of_file(Path::new(text)).map_err(|error| error.to_string());
         let given = self.raw.given(&raw::RABBITMQ_CA_FILE).is_some();
         let trust = self.optional(&raw::RABBITMQ_CA_FILE, of_file);
         match (nodes.iter().any(AmqpAddress::is_tls), given) {

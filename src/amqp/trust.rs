@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
@@ -46,7 +46,7 @@ impl Trust {
     ///
     /// # Errors
     /// When the file has no certificate.
-    pub fn of_file(path: &PathBuf) -> Result<Self, Unbelievable> {
+    pub fn of_file(path: &Path) -> Result<Self, Unbelievable> {
         let pem = read(path)?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {

@@ -13,7 +13,9 @@ mod client;
 mod swarm;
 mod producer;
 mod foreign;
+mod authority;
 
+pub use authority::Authority;
 pub use bridge::{Bridge, Setup};
 pub use client::{Client, Silence};
 pub use deadline::{eventually, within};

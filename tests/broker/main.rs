@@ -28,3 +28,4 @@ mod faults;
 mod drain;
 mod operations;
 mod scale;
+mod tls;

@@ -85,7 +85,8 @@ async fn an_error_is_readable_too_or_the_page_could_not_tell_why_it_failed() {
         .start()
         .await;
     let _only = stream(&bridge, OURS).await;
-    let cases: &[(&str, &str, &[(&str, &str)], u16)] = &[
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+    let cases: &[Case<'_>] = &[
         ("GET", "/events?team=7", &[], 400),
         ("GET", "/events?all=false&broadcast=false", &[], 403),
         ("GET", "/none", &[], 404),
