@@ -19,7 +19,10 @@ use crate::embedded;
 use crate::event::id::Mark;
 use crate::event::topic::TopicPattern;
 use crate::http::console::console;
-use crate::http::server::{Room, Server, ServerLimits};
+use crate::http::proxies::TrustedProxies;
+use crate::http::rate::ConnectionRate;
+use crate::http::server::{Pace, Room, Server, ServerLimits};
+use crate::http::tls::Tls;
 use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
@@ -43,6 +46,7 @@ pub struct App {
     /// What fetches the keys of tokens, where they are from a key server.
     key_refresh: Option<KeyRefresh>,
     public: Server,
+    tls: Option<Arc<Tls>>,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
     admin: Option<Server>,
     drain: Duration,
@@ -174,14 +178,31 @@ impl App {
                 connections: config.http.max_connections,
                 when_full: routes::full(lifecycle.clone(), origins),
             }),
+            pace: (config.http.max_connection_rate_per_address != 0).then(|| Pace {
+                rate: Arc::new(ConnectionRate::new(
+                    config.http.max_connection_rate_per_address,
+                )),
+                when_over: routes::too_fast(lifecycle.clone(), origins),
+            }),
+            proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
             sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
             room: None,
+            pace: None,
+            proxies: TrustedProxies::default(),
             stall: config.sse.stall,
             sockets: None,
         };
+        let tls = config
+            .http
+            .tls
+            .clone()
+            .map(|files| Tls::load(files, metrics.tls_certificate_expiry.clone()))
+            .transpose()
+            .context("the TLS certificate or its key cannot be used")?
+            .map(Arc::new);
         let admin = head
             .has_admin
             .then(|| routes::admin(Arc::clone(&metrics), lifecycle.clone()))
@@ -192,11 +213,20 @@ impl App {
                     router,
                     unlimited,
                     &metrics,
+                    None,
                 )
             })
             .transpose()?;
         Ok(Self {
-            public: bind("HTTP_BIND", config.http.bind, public, limits, &metrics)?,
+            public: bind(
+                "HTTP_BIND",
+                config.http.bind,
+                public,
+                limits,
+                &metrics,
+                tls.clone(),
+            )?,
+            tls,
             admin,
             lifecycle,
             metrics,
@@ -233,6 +263,7 @@ impl App {
             source,
             key_refresh,
             public,
+            tls,
             admin,
             drain,
         } = self;
@@ -259,6 +290,10 @@ impl App {
             lifecycle
                 .doors
                 .spawn("keys", refresh.run(lifecycle.doors.stopping()));
+        }
+        if let Some(tls) = tls {
+            let looking = tls.look_after(lifecycle.clone());
+            lifecycle.doors.spawn("certificate", looking);
         }
         lifecycle.doors.spawn(
             "public listener",
@@ -356,8 +391,9 @@ fn bind(
     router: Router,
     limits: ServerLimits,
     metrics: &Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 ) -> anyhow::Result<Server> {
-    Server::bind(address, router, limits, Arc::clone(metrics)).with_context(|| {
+    Server::bind(address, router, limits, Arc::clone(metrics), tls).with_context(|| {
         format!("cannot listen on {address}: free the port, or set {setting} to another (port 0 takes any)")
     })
 }

@@ -12,6 +12,7 @@ mod contradictions;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
@@ -22,11 +23,11 @@ pub use self::value::duration;
 use self::raw::{Raw, Setting};
 use self::value::{
     LONGEST_NAME, algorithm, amqp_address, binding_key, boolean, cookie_name, cors_origins,
-    exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, number, one_of,
-    parsed, queue_expires, queue_name, replica_name, seconds, signing_secret, size, socket_address,
-    string_or_uri, token,
+    exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, networks,
+    number, one_of, parsed, path, queue_expires, queue_name, replica_name, seconds, signing_secret,
+    size, socket_address, string_or_uri, token,
 };
-use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
+use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, Trust};
 use crate::auth::{
     Algorithm, AuthConfig, AuthMode, ClaimName, ClaimNames, CookiePlace, JwksConfig, JwtConfig,
     KeySet, KeySource, Places, TokenRules,
@@ -34,6 +35,7 @@ use crate::auth::{
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
 use crate::event::payload::{PayloadFormat, PayloadRules};
 use crate::event::topic::TopicPattern;
+use crate::http::tls::{Tls, TlsFiles, Which};
 use crate::http::{CorsOrigins, HttpConfig};
 use crate::hub::{Backpressure, HubConfig};
 use crate::transport::SseConfig;
@@ -236,6 +238,7 @@ impl Reader<'_> {
             Command::Dev | Command::Token => Vec::new(),
             Command::Serve | Command::Publish => self.nodes(),
         };
+        let trust = self.trust(&nodes);
         let queue_scope = self.value(
             &raw::RABBITMQ_EVENTS_QUEUE_SCOPE,
             one_of(&[
@@ -255,6 +258,7 @@ impl Reader<'_> {
         self.heartbeats_of_nodes(heartbeat);
         Some(BrokerConfig {
             nodes,
+            trust,
             exchange: self.value(&raw::RABBITMQ_EVENTS_EXCHANGE, exchange_name)?,
             queue: self.queue(queue_scope)?,
             queue_type,
@@ -291,6 +295,28 @@ impl Reader<'_> {
         }
         self.optional(&raw::RABBITMQ_URL, list(amqp_address))
             .unwrap_or_default()
+    }
+
+    /// Whose certificates are believed, where a node is asked for TLS.
+    fn trust(&mut self, nodes: &[AmqpAddress]) -> Option<Trust> {
+        let of_file =
+            |text: &str| Trust::of_file(Path::new(text)).map_err(|error| error.to_string());
+        let given = self.raw.given(&raw::RABBITMQ_CA_FILE).is_some();
+        let trust = self.optional(&raw::RABBITMQ_CA_FILE, of_file);
+        match (nodes.iter().any(AmqpAddress::is_tls), given) {
+            (true, true) => trust,
+            (true, false) => Trust::of_system()
+                .map_err(|error| self.problem(&raw::RABBITMQ_URL, &error.to_string()))
+                .ok(),
+            (false, true) if !nodes.is_empty() => {
+                self.contradiction(
+                    [&raw::RABBITMQ_CA_FILE, &raw::RABBITMQ_URL],
+                    "without TLS nobody shows a certificate: write amqps://, or take the file out",
+                );
+                None
+            }
+            (false, _) => None,
+        }
     }
 
     /// A heartbeat of the URL's own goes before the setting: fine, unless both are given and differ.
@@ -395,10 +421,14 @@ impl Reader<'_> {
         };
         let config = HttpConfig {
             bind: self.value_or(&raw::HTTP_BIND, everywhere_or_here, socket_address)?,
+            tls: self.tls(),
             admin_bind: self.value(&raw::ADMIN_BIND, socket_address)?,
             cors_origins: self
                 .optional(&raw::HTTP_CORS_ORIGINS, cors_origins)
                 .unwrap_or(CorsOrigins::None),
+            trusted_proxies: self
+                .optional(&raw::HTTP_TRUSTED_PROXIES, networks)
+                .unwrap_or_default(),
             max_connections: self
                 .optional(&raw::HTTP_MAX_CONNECTIONS, limit("connections"))
                 .unwrap_or_else(what_descriptors_allow),
@@ -406,6 +436,10 @@ impl Reader<'_> {
                 .value(&raw::HTTP_MAX_CONNECTIONS_PER_USER, limit("streams"))?,
             max_connections_per_address: self
                 .value(&raw::HTTP_MAX_CONNECTIONS_PER_IP, limit("streams"))?,
+            max_connection_rate_per_address: self.value(
+                &raw::HTTP_MAX_CONNECTION_RATE_PER_IP,
+                number(0..=1_000_000, "connections a second (0: no limit)"),
+            )?,
         };
         if self.command == Command::Dev && !config.bind.ip().is_loopback() {
             self.problem(
@@ -414,6 +448,33 @@ impl Reader<'_> {
             );
         }
         Some(config)
+    }
+
+    /// Certificate and key, both or neither. Looked into at once, so that `check` finds what `serve` would.
+    fn tls(&mut self) -> Option<TlsFiles> {
+        let certificate = self.optional(&raw::HTTP_TLS_CERT_FILE, path);
+        let key = self.optional(&raw::HTTP_TLS_KEY_FILE, path);
+        let (Some(certificate), Some(key)) = (certificate.clone(), key.clone()) else {
+            if certificate.is_some() || key.is_some() {
+                self.contradiction(
+                    [&raw::HTTP_TLS_CERT_FILE, &raw::HTTP_TLS_KEY_FILE],
+                    "one is of no use without the other: set both, or neither",
+                );
+            }
+            return None;
+        };
+        let files = TlsFiles { certificate, key };
+        // Whoever only publishes may not be able to read the key, and need not.
+        if self.command != Command::Publish
+            && let Err(error) = Tls::check(&files)
+        {
+            let setting = match error.which {
+                Which::Certificate => &raw::HTTP_TLS_CERT_FILE,
+                Which::Key => &raw::HTTP_TLS_KEY_FILE,
+            };
+            self.problem(setting, &error.to_string());
+        }
+        Some(files)
     }
 
     fn sse(&mut self) -> Option<SseConfig> {

@@ -29,6 +29,7 @@ pub const REFUSAL_REASONS: &[&str] = &[
     "connection_limit",
     "user_limit",
     "address_limit",
+    "address_rate",
 ];
 /// What became of an attempt to fetch keys.
 pub const JWKS_OUTCOMES: &[&str] = &["fetched", "failed"];
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub connections: Gauges,
     /// TCP connections open now on the public listener.
     pub sockets: IntGauge,
+    /// When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.
+    pub tls_certificate_expiry: IntGauge,
     /// Streams that ended, by reason.
     pub connections_closed: Counters,
     /// Requests for a stream, or connections, that were refused, by reason.
@@ -123,6 +126,10 @@ impl Metrics {
         let metrics = Self {
             connections: make.gauges("connections", "Streams open now.", "transport", TRANSPORTS)?,
             sockets: make.gauge("sockets", "TCP connections open now on the public listener.")?,
+            tls_certificate_expiry: make.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.",
+            )?,
             connections_closed: make.counters("connections_closed_total", "Streams that ended.", "reason", CLOSE_REASONS)?,
             connections_refused: make.counters(
                 "connections_refused_total",

@@ -8,7 +8,7 @@ pub mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::limits::Limits;
+pub use self::limits::{ClientAddress, Limits};
 
 use crate::auth::Authenticator;
 use crate::hub::Hub;

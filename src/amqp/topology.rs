@@ -846,7 +846,7 @@ async fn check_node(
     node: &AmqpAddress,
     config: &BrokerConfig,
 ) -> Result<(Connection, connection::Greeting), Error> {
-    let greeting = connection::greet(node).await?;
+    let greeting = connection::greet(node, config).await?;
     let frame_max = Some(connection::SMALL_FRAMES);
     let suspicion = Suspicion::default();
     let connection = connection::connect(node, config, Role::Check, frame_max, &suspicion).await?;

@@ -48,6 +48,8 @@ macro_rules! settings {
 settings! {
     /// The broker's nodes, tried in turn.
     RABBITMQ_URL: None, Password;
+    /// Whose certificates are believed of the broker; this system's authorities where it is not given.
+    RABBITMQ_CA_FILE: None, Open;
     /// The exchange that producers publish to.
     RABBITMQ_EVENTS_EXCHANGE: Some("events.topic"), Open;
     /// The queue that is consumed.
@@ -103,14 +105,22 @@ settings! {
     PAYLOAD_MAX_BYTES: Some("262144"), Open;
     /// The public listener.
     HTTP_BIND: Some("0.0.0.0:8080"), Open;
+    /// The certificate of the public listener.
+    HTTP_TLS_CERT_FILE: None, Open;
+    /// Its key.
+    HTTP_TLS_KEY_FILE: None, Open;
     /// Origins whose pages may read.
     HTTP_CORS_ORIGINS: None, Open;
+    /// Proxies that are believed about whom a request is from.
+    HTTP_TRUSTED_PROXIES: None, Open;
     /// Connections in all; what the descriptor limit allows where it is not given.
     HTTP_MAX_CONNECTIONS: None, Open;
     /// Streams of one user.
     HTTP_MAX_CONNECTIONS_PER_USER: Some("0"), Open;
     /// Streams from one address.
     HTTP_MAX_CONNECTIONS_PER_IP: Some("0"), Open;
+    /// New connections a second from one address.
+    HTTP_MAX_CONNECTION_RATE_PER_IP: Some("0"), Open;
     /// The listener of metrics.
     ADMIN_BIND: Some("127.0.0.1:9090"), Open;
     /// How long an ending process takes over its clients.
@@ -175,7 +185,7 @@ settings! {
 const CONFIG_FILE: &str = "SSE_BRIDGE_CONFIG";
 
 /// Settings that versions to come will have: setting one is no mistake, but has no effect yet.
-const LATER: &[&str] = &["HTTP_TRUSTED_PROXIES", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const LATER: &[&str] = &["OTEL_EXPORTER_OTLP_ENDPOINT"];
 
 /// Variables of other programs that happen to be spelt almost like ours.
 const OF_OTHERS: &[&str] = &["OAUTH_TOKEN", "AUTH_CODE"];

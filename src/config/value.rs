@@ -2,12 +2,14 @@
 //! for what is legal. None of them quotes the text: some of it is secret, and whoever reports shows the rest.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -16,6 +18,7 @@ use super::raw::NOTHING;
 use crate::amqp::AmqpAddress;
 use crate::auth::{Algorithm, KeySource, Secret};
 use crate::event::topic::TopicPattern;
+use crate::http::proxies::TrustedProxies;
 
 /// The longest name of an exchange or a queue, in bytes (AMQP 0-9-1 §4.2.5.3, short strings).
 pub(super) const LONGEST_NAME: usize = 255;
@@ -213,19 +216,47 @@ pub(super) fn amqp_address(text: &str) -> Result<AmqpAddress, String> {
                          password and vhost write %40 for @, %2F for /, %3A for :, %23 for #, %2C for a comma";
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error}): {LEGAL}"))?;
     match url.scheme() {
-        "amqp" => {}
-        "amqps" => {
-            let advice = "use amqp:// on a trusted network or to a TLS proxy on this host";
-            return Err(format!(
-                "asks for TLS, which this version cannot do to the broker: {advice}"
-            ));
-        }
-        _ => return Err(format!("does not begin with amqp://: {LEGAL}")),
+        "amqp" | "amqps" => {}
+        _ => return Err(format!("does not begin with amqp:// or amqps://: {LEGAL}")),
     }
     if url.fragment().is_some() {
         return Err(format!("has a # in it: {LEGAL}"));
     }
     parsed(text).map_err(|error| format!("{error}: {LEGAL}"))
+}
+
+/// A file, which is looked at when it is needed.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+/// A comma list of addresses, and of networks as `address/bits`.
+pub(super) fn networks(text: &str) -> Result<TrustedProxies, String> {
+    list_or_none(network)(text).map(TrustedProxies::new)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    const LEGAL: &str =
+        "write an IP address or a network, such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32";
+    let address: Option<IpAddr> = text.parse().ok();
+    let network = match address {
+        Some(address) => Some(IpNet::from(address.to_canonical())),
+        None => text.parse().ok(),
+    };
+    let network: IpNet = network.ok_or_else(|| LEGAL.to_owned())?;
+    if network.prefix_len() == 0 {
+        return Err(
+            "would believe everybody, and limits by address would mean nothing: name your proxies"
+                .to_owned(),
+        );
+    }
+    if network.trunc() != network {
+        return Err(format!(
+            "has bits set behind its prefix: write {}",
+            network.trunc()
+        ));
+    }
+    Ok(network)
 }
 
 /// An AMQP short string that can be read in a log.

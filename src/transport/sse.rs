@@ -22,7 +22,7 @@ use http_body::{Body as HttpBody, Frame as BodyFrame};
 use tokio::time::Instant;
 
 use super::Transport;
-use super::limits::Full;
+use super::limits::{ClientAddress, Full};
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
 use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
@@ -40,16 +40,16 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// How long a client that is over a limit should wait, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 10;
 
-/// What a connection and the stream on it tell each other. Made by the listener for each connection; the stream finds
-/// it among its request's extensions.
+/// What a connection and the streams on it tell each other: one with HTTP/1.1, many with HTTP/2. Made by the listener for
+/// each connection; a stream finds it among its request's extensions.
 #[derive(Debug)]
 pub struct Link {
     /// Whose connection it is.
     pub peer: SocketAddr,
-    /// Set by the connection when its socket took nothing for too long; read when the stream ends.
+    /// Set by the connection when its socket took nothing for too long, or a stream of it; read when the stream ends.
     pub stalled: AtomicBool,
-    /// When the oldest event was consumed of those that the stream handed over and the socket has not taken: in
-    /// nanoseconds since `opened`, plus 1; 0 is none. Set by the stream, taken by the connection, which are one task.
+    /// When the oldest event was consumed of those that streams handed over and the socket has not taken: in
+    /// nanoseconds since `opened`, plus 1; 0 is none. Set by streams, taken by the connection, which are all one task.
     waiting_since: AtomicU64,
     opened: Instant,
 }
@@ -132,9 +132,10 @@ pub async fn events(
         .map_err(|error| refuse("forbidden", Problem::forbidden(error.to_string())))?;
 
     let link = extensions.get::<Arc<Link>>().map(Arc::clone);
-    let address = link
-        .as_ref()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |link| link.peer.ip());
+    let address = extensions
+        .get::<ClientAddress>()
+        .copied()
+        .unwrap_or_else(|| ClientAddress::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     let holder = holder(&grant, &request);
     let seat = transport
         .limits

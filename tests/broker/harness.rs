@@ -14,7 +14,9 @@ mod swarm;
 mod producer;
 mod foreign;
 mod key_server;
+mod authority;
 
+pub use authority::Authority;
 pub use bridge::{Bridge, Setup};
 pub use client::{Client, Silence};
 pub use deadline::{eventually, within};

@@ -29,3 +29,4 @@ mod drain;
 mod operations;
 mod auth;
 mod scale;
+mod tls;

@@ -21,6 +21,8 @@ mod backpressure;
 mod limits;
 mod requests;
 mod cross_origin;
+mod doors;
+mod tls;
 mod publishing;
 mod auth;
 mod operations;

@@ -687,6 +687,32 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
             "number 2 of the list: * stands alone",
         ),
         (
+            "HTTP_TRUSTED_PROXIES",
+            "proxy.example",
+            "write an IP address or a network",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "10.0.0.0/33",
+            "write an IP address or a network",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "10.0.0.1,10.0.0.7/8",
+            "number 2 of the list: has bits set behind its prefix: write 10.0.0.0/8",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "0.0.0.0/0",
+            "would believe everybody",
+        ),
+        (
+            "HTTP_MAX_CONNECTION_RATE_PER_IP",
+            "0.5",
+            "write a whole number of connections a second",
+        ),
+        ("RABBITMQ_CA_FILE", "/nowhere/ca.pem", "cannot be read"),
+        (
             "HTTP_MAX_CONNECTIONS",
             "many",
             "write a whole number of connections, or 0 for no limit",
