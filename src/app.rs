@@ -131,6 +131,7 @@ impl App {
         let rules = Arc::new(Rules {
             address: config.address.clone(),
             payload: config.payload,
+            marking: config.marking.clone(),
         });
         let waiting = ReadBacks::new(Arc::clone(&rules), hub.readings());
         let bridge = Bridge::new(rules, head.numbering, writer, Arc::clone(&metrics));

@@ -20,13 +20,15 @@ pub use self::raw::Sources;
 
 use self::raw::{Raw, Setting};
 use self::value::{
-    LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, exchange_name,
-    header_name, limit, list, list_or_none, log_filter, memory_size, mode_name, number, one_of,
-    parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address, token,
+    LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, event_id_key,
+    exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, mode_name,
+    number, one_of, parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address,
+    token,
 };
 use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
 use crate::auth::{AuthConfig, AuthMode};
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
+use crate::event::id::Marking;
 use crate::event::payload::{PayloadFormat, PayloadRules};
 use crate::event::topic::TopicPattern;
 use crate::http::{CorsOrigins, HttpConfig};
@@ -42,6 +44,8 @@ pub struct Config {
     pub address: AddressRules,
     /// What bodies may be.
     pub payload: PayloadRules,
+    /// How ids of a stream's events are marked.
+    pub marking: Marking,
     /// Listeners and their limits.
     pub http: HttpConfig,
     /// Streams to browsers.
@@ -186,6 +190,9 @@ impl Reader<'_> {
         }
         let address = self.address();
         let payload = self.payload();
+        let marking = self
+            .optional(&raw::EVENT_ID_KEY, event_id_key)
+            .unwrap_or_default();
         let http = self.http();
         let sse = self.sse();
         let auth = self.auth();
@@ -195,6 +202,7 @@ impl Reader<'_> {
             broker: broker?,
             address: address?,
             payload: payload?,
+            marking,
             http: http?,
             sse: sse?,
             hub: hub?,

@@ -61,6 +61,17 @@ impl Reader<'_> {
                 "memory cannot reach further back than the stream it is filled from: lower the first or raise the second",
             );
         }
+        let tells_apart = self
+            .raw
+            .given(&raw::AUTH_MODE)
+            .is_some_and(|given| given.text == "jwt");
+        if stream && tells_apart && self.raw.given(&raw::EVENT_ID_KEY).is_none() {
+            self.warnings.push(format!(
+                "{} is not set: ids of events that are not for a client confirm its guesses at what these say: set it to a \
+                 secret of at least 32 bytes, the same on all replicas (openssl rand -hex 32)",
+                raw::EVENT_ID_KEY.name
+            ));
+        }
         if stream && broker.declare && retained.is_zero() && broker.stream_max_bytes == 0 {
             self.warnings.push(format!(
                 "{} and {}: the stream grows until the broker's disk is full",

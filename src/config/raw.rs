@@ -101,6 +101,8 @@ settings! {
     PAYLOAD_FORMAT: Some("json"), Open;
     /// How large a body may be.
     PAYLOAD_MAX_BYTES: Some("262144"), Open;
+    /// The secret by which ids of a stream's events are marked.
+    EVENT_ID_KEY: None, Secret;
     /// The public listener.
     HTTP_BIND: Some("0.0.0.0:8080"), Open;
     /// Origins whose pages may read.

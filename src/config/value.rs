@@ -15,6 +15,7 @@ use super::CorsOrigins;
 use super::raw::NOTHING;
 use crate::amqp::AmqpAddress;
 use crate::auth::Secret;
+use crate::event::id::Marking;
 use crate::event::topic::TopicPattern;
 
 /// The longest name of an exchange or a queue, in bytes (AMQP 0-9-1 §4.2.5.3, short strings).
@@ -23,6 +24,8 @@ pub(super) const LONGEST_NAME: usize = 255;
 const LONGEST_HEADER: usize = 128;
 /// The shortest shared secret, in bytes: 128 bits where every byte is random.
 const SHORTEST_TOKEN: usize = 16;
+/// The shortest secret that a key is derived from, in bytes.
+const SHORTEST_KEY: usize = 32;
 /// The longest shared secret, in bytes, so that it fits any server's bound on a header.
 const LONGEST_TOKEN: usize = 1_024;
 /// The longest life of a queue without consumers: RabbitMQ's timers end at 2^32 ms.
@@ -308,6 +311,16 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
         ));
     }
     Ok(Secret::new(text.to_owned()))
+}
+
+/// A secret from which a key is derived.
+pub(super) fn event_id_key(text: &str) -> Result<Marking, String> {
+    if text.len() < SHORTEST_KEY {
+        return Err(format!(
+            "write at least {SHORTEST_KEY} bytes, the same on all replicas (openssl rand -hex 32)"
+        ));
+    }
+    Ok(Marking::keyed(text))
 }
 
 pub(super) fn mode_name(text: &str) -> Result<&'static str, String> {
