@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::amqp::{self, BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Revocations};
 use crate::bridge::{Bridge, ReadBacks, Rules};
 use crate::config::Config;
 use crate::embedded;
@@ -25,6 +25,7 @@ use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publish::{AddressHeaders, Exchange, Publishing};
+use crate::revoke::{self, Feed, Revoking};
 use crate::transport::{Limits, Transport};
 
 /// How often the history lets go of what is too old where no event does it in passing.
@@ -39,6 +40,9 @@ pub struct App {
     bridge: Bridge,
     /// Who waits for what is read back, and who reads; none where nothing can be.
     read_back: Option<(amqp::ReadBacks, ReadBacks)>,
+    /// What is revoked, and who hears of it; nobody where no tokens are checked.
+    revocations: Revocations,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
     source: Source,
     public: Server,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
@@ -60,6 +64,9 @@ struct Head {
     exchange: Exchange,
     numbering: Numbering,
     authenticator: Authenticator,
+    revocations: Revocations,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
+    revoking: Option<Arc<Revoking>>,
     /// Pages on the public listener besides the service itself.
     pages: Router,
     has_admin: bool,
@@ -82,7 +89,35 @@ impl App {
             Arc::clone(&metrics),
             lifecycle.clone(),
         );
+        let revocations = match &broker.revocations {
+            Some(_) => Revocations::awaited(),
+            None => Revocations::default(),
+        };
+        if config.auth.mode.tells_apart() {
+            lifecycle.await_revocations();
+        }
+        let revocation_feed = broker.revocations.clone().map(|stream| {
+            let feed = Feed {
+                revocations: revocations.clone(),
+                metrics: Arc::clone(&metrics),
+                lifecycle: lifecycle.clone(),
+            };
+            let (broker, metrics) = (Arc::clone(&broker), Arc::clone(&metrics));
+            let reader = amqp::Revocations::new(broker, stream, metrics, lifecycle.clone());
+            (reader, feed)
+        });
+        let revoking = broker.revocations.clone().map(|stream| {
+            Arc::new(Revoking {
+                revocations: revocations.clone(),
+                publisher: publisher.clone(),
+                stream,
+                metrics: Arc::clone(&metrics),
+            })
+        });
         let head = Head {
+            revocations,
+            revocation_feed,
+            revoking,
             exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
             source: Source::Broker(consumer, publisher),
             read_back: broker.reads_back().then(|| {
@@ -115,6 +150,10 @@ impl App {
             read_back: None,
             numbering: Numbering::Sequence(epoch()),
             authenticator: Authenticator::for_dev(),
+            // There are no tokens.
+            revocations: Revocations::default(),
+            revocation_feed: None,
+            revoking: None,
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
             has_admin: false,
         };
@@ -138,6 +177,7 @@ impl App {
         let transport = Transport {
             hub: hub.clone(),
             authenticator: head.authenticator.clone(),
+            revocations: head.revocations.clone(),
             attributes: config
                 .address
                 .attribute_names()
@@ -152,6 +192,7 @@ impl App {
         };
         let publishing = Publishing {
             authenticator: head.authenticator,
+            revocations: head.revocations.clone(),
             exchange: head.exchange,
             headers: AddressHeaders {
                 user: config.address.user_header.clone(),
@@ -184,7 +225,7 @@ impl App {
         };
         let admin = head
             .has_admin
-            .then(|| routes::admin(Arc::clone(&metrics), lifecycle.clone()))
+            .then(|| routes::admin(Arc::clone(&metrics), head.revoking, lifecycle.clone()))
             .map(|router| {
                 bind(
                     "ADMIN_BIND",
@@ -203,6 +244,8 @@ impl App {
             hub,
             bridge,
             read_back: head.read_back.map(|readers| (readers, waiting)),
+            revocations: head.revocations,
+            revocation_feed: head.revocation_feed,
             source: head.source,
             drain: config.drain,
         })
@@ -229,6 +272,8 @@ impl App {
             hub,
             bridge,
             read_back,
+            revocations,
+            revocation_feed,
             source,
             public,
             admin,
@@ -250,9 +295,18 @@ impl App {
         if let Some((readers, waiting)) = read_back {
             lifecycle.intake.spawn("read-back", readers.run(waiting));
         }
-        lifecycle
-            .doors
-            .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));
+        if let Some((reader, feed)) = revocation_feed {
+            lifecycle.streams.spawn("revocations", reader.run(feed));
+        }
+        lifecycle.doors.spawn(
+            "housekeeping",
+            housekeeping(
+                hub.clone(),
+                revocations,
+                Arc::clone(&metrics),
+                lifecycle.clone(),
+            ),
+        );
         lifecycle.doors.spawn(
             "public listener",
             public.run(lifecycle.streams.clone(), lifecycle.clone()),
@@ -318,14 +372,23 @@ async fn drain_within(
 }
 
 /// Lets go of what is too old, every now and then.
-async fn housekeeping(hub: Hub, lifecycle: Lifecycle) {
+async fn housekeeping(
+    hub: Hub,
+    revocations: Revocations,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = std::pin::pin!(lifecycle.doors.stopping());
     loop {
         tokio::select! {
             () = &mut stopping => return,
-            now = ticks.tick() => hub.expire(now),
+            now = ticks.tick() => {
+                hub.expire(now);
+                revocations.forget(SystemTime::now());
+                metrics.revocations.set(revoke::count(&revocations));
+            }
         }
     }
 }

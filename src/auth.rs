@@ -3,11 +3,13 @@
 
 mod credentials;
 mod grant;
+mod revocations;
 
 use std::fmt;
 
 pub use self::credentials::{Authenticator, Unauthenticated};
 pub use self::grant::{Forbidden, Grant, Permission, Reach, Validity, Wanted};
+pub use self::revocations::{Refused, Revocation, Revocations, Subject, Watch};
 
 /// How requests are told apart.
 #[derive(Clone, Debug)]
@@ -16,6 +18,25 @@ pub enum AuthMode {
     None,
     /// A trusted front end shows one shared secret; the `user_id` and `team_id` it asks for are then believed.
     Token(Secret),
+}
+
+impl AuthMode {
+    /// Whether tokens are checked, so that there is something to revoke.
+    #[must_use]
+    pub fn checks_tokens(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Token(_) => true,
+        }
+    }
+
+    /// Whether tokens say whose they are. Where they do not, whoever shows one decides that anew with each request.
+    #[must_use]
+    pub fn tells_apart(&self) -> bool {
+        match self {
+            Self::None | Self::Token(_) => false,
+        }
+    }
 }
 
 /// Settings of this module.

@@ -22,10 +22,10 @@ use self::raw::{Raw, Setting};
 use self::value::{
     LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, event_id_key,
     exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, mode_name,
-    number, one_of, parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address,
-    token,
+    number, one_of, parsed, queue_expires, queue_name, replica_name, revocation_age, seconds, size,
+    socket_address, token,
 };
-use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
+use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, RevocationStream};
 use crate::auth::{AuthConfig, AuthMode};
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
 use crate::event::id::Marking;
@@ -184,7 +184,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
         let mut hub = self.hub();
-        let broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
+        let mut broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
         if let (Some(hub), Some(broker)) = (&mut hub, &broker) {
             hub.reads_back = self.command == Command::Serve && broker.reads_back();
         }
@@ -196,6 +196,10 @@ impl Reader<'_> {
         let http = self.http();
         let sse = self.sse();
         let auth = self.auth();
+        let revocations = self.revocations(&auth);
+        if let Some(broker) = &mut broker {
+            broker.revocations = revocations;
+        }
         let log = self.log();
         let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
         let config = Config {
@@ -263,6 +267,18 @@ impl Reader<'_> {
             read_back_readers: self
                 .value(&raw::RABBITMQ_READ_BACK_READERS, number(0..=64, "readers"))?,
             history_max_age: history_max_age?,
+            // As the settings of identity say, which are read later.
+            revocations: None,
+        })
+    }
+
+    /// Where replicas tell each other what was revoked: in a stream beside the events' queue, whatever that is.
+    fn revocations(&mut self, auth: &AuthConfig) -> Option<RevocationStream> {
+        let max_age = self.value(&raw::AUTH_REVOCATION_MAX_AGE, revocation_age)?;
+        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name)?;
+        auth.mode.checks_tokens().then(|| RevocationStream {
+            queue: format!("{queue}.revocations"),
+            max_age,
         })
     }
 

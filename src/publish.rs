@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::amqp;
-use crate::auth::{Authenticator, Permission};
+use crate::auth::{Authenticator, Permission, Refused, Revocations};
 use crate::embedded;
 use crate::event::audience::Identifier;
 use crate::event::{EventName, HeaderValue, Message};
@@ -24,6 +24,8 @@ use crate::problem::Problem;
 pub struct Publishing {
     /// Who may publish.
     pub authenticator: Authenticator,
+    /// Who may no longer.
+    pub revocations: Revocations,
     /// Where to.
     pub exchange: Exchange,
     /// The names of the headers that address an event.
@@ -84,7 +86,8 @@ struct NewEvent<'a> {
 /// Answers `POST /publish`: 202 once the broker has confirmed.
 ///
 /// # Errors
-/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it cannot be had.
+/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it
+/// cannot be had, or when nobody knows yet what was revoked.
 pub async fn publish(
     State(publishing): State<Arc<Publishing>>,
     headers: HeaderMap,
@@ -94,6 +97,11 @@ pub async fn publish(
         .authenticator
         .authenticate(&headers)
         .map_err(|error| Problem::unauthorized(error.to_string()))?;
+    publishing
+        .revocations
+        .check(&grant)
+        .await
+        .map_err(revoked)?;
     grant
         .require(Permission::Publish)
         .map_err(|error| Problem::forbidden(error.to_string()))?;
@@ -233,6 +241,14 @@ fn short(member: &str, value: &str) -> Result<(), Problem> {
         "{member} has {} bytes; AMQP takes at most {SHORT_STRING_BYTES}",
         value.len()
     )))
+}
+
+fn revoked(error: Refused) -> Problem {
+    let detail = error.to_string();
+    match error.retry_after_seconds() {
+        None => Problem::unauthorized(detail),
+        Some(seconds) => Problem::later(StatusCode::SERVICE_UNAVAILABLE, seconds, detail),
+    }
 }
 
 fn unprocessable(detail: impl Into<String>) -> Problem {

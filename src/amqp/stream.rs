@@ -10,7 +10,7 @@ use tokio_stream::StreamExt;
 
 use super::message::position;
 use super::progress::Offset;
-use super::{BrokerConfig, Error, connection, topology};
+use super::{Error, connection, topology};
 use crate::event::Message;
 use crate::event::id::{Mark, Position};
 
@@ -74,13 +74,9 @@ pub(super) enum Tail {
 }
 
 /// Finds the newest record: reads the last chunk until it pauses, or for [`PROBE`] where it never does.
-pub(super) async fn find_tail(
-    connection: &Connection,
-    config: &BrokerConfig,
-) -> Result<Tail, Error> {
+pub(super) async fn find_tail(connection: &Connection, queue: &str) -> Result<Tail, Error> {
     let last = AMQPValue::LongString(LongString::from("last"));
-    let (channel, mut deliveries) =
-        open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
+    let (channel, mut deliveries) = open_at(connection, queue, PROBE_PREFETCH, Some(last)).await?;
     let began = Instant::now();
     let mut reading_since = None;
     let mut tail = None;
@@ -111,13 +107,13 @@ pub(super) async fn find_tail(
             }
             Ok(None) => {
                 return Err(Error::Cancelled {
-                    queue: config.queue.clone(),
+                    queue: queue.to_owned(),
                 });
             }
             Err(_) => match tail {
                 Some(tail) => return Ok(Tail::At(tail)),
                 None => {
-                    let counts = topology::passive_queue(connection, &config.queue).await?;
+                    let counts = topology::passive_queue(connection, queue).await?;
                     seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
                     if began.elapsed() >= LONG_SILENCE {
                         return Ok(match seems_empty {

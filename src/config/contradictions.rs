@@ -54,6 +54,26 @@ impl Reader<'_> {
                 "poison would come back for ever: name two queues",
             );
         }
+        let taken = |name: &str| {
+            let revocations = broker.revocations.as_ref();
+            revocations.is_some_and(|stream| stream.queue == name)
+        };
+        if taken(&broker.queue) {
+            self.contradiction(
+                [&raw::REPLICA_NAME, &raw::RABBITMQ_EVENTS_QUEUE],
+                "the queue would have the name of the stream by which replicas tell each other what was revoked: name \
+                 the replica otherwise",
+            );
+        }
+        if taken(&broker.dead_letter_queue) {
+            self.contradiction(
+                [
+                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &raw::RABBITMQ_EVENTS_QUEUE,
+                ],
+                "that is the name of the stream by which replicas tell each other what was revoked: name another queue",
+            );
+        }
         let retained = broker.stream_max_age;
         if stream && !retained.is_zero() && broker.history_max_age > retained {
             self.contradiction(

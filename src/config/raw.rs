@@ -137,6 +137,8 @@ settings! {
     AUTH_MODE: None, Open;
     /// The secret of `AUTH_MODE=token`.
     AUTH_TOKEN: None, Secret;
+    /// How long a revocation is known.
+    AUTH_REVOCATION_MAX_AGE: Some("24h"), Open;
     /// `json` or `pretty`; by the terminal where it is not given.
     LOG_FORMAT: None, Open;
     /// What is logged.

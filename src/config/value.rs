@@ -30,6 +30,9 @@ const SHORTEST_KEY: usize = 32;
 const LONGEST_TOKEN: usize = 1_024;
 /// The longest life of a queue without consumers: RabbitMQ's timers end at 2^32 ms.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(49 * DAY);
+/// For how long it may be known who was revoked.
+const REVOCATION_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
 /// A value whose own type says what is legal.
@@ -130,6 +133,17 @@ pub(super) fn queue_expires(text: &str) -> Result<Duration, String> {
         return Err("RabbitMQ knows no longer one: write at most 49D, or 0 for never".to_owned());
     }
     Ok(expires)
+}
+
+pub(super) fn revocation_age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if !REVOCATION_AGES.contains(&age) {
+        return Err(
+            "write as long as the longest token is good for, from 1m to 365D (0 would forget at once who was revoked)"
+                .to_owned(),
+        );
+    }
+    Ok(age)
 }
 
 /// A number of bytes, or one with a unit.

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -25,6 +25,7 @@ use super::Transport;
 use super::limits::Full;
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
+use crate::auth::Refused;
 use crate::event::id::EventId;
 use crate::frame::{Frame, sse};
 use crate::hub::Gap;
@@ -94,7 +95,7 @@ impl Link {
 ///
 /// # Errors
 /// 400 for a request that cannot be read, 401 and 403 for what it may not have, 406 where it does not take an event
-/// stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
+/// stream, 429 over a limit, 503 where nobody knows yet what was revoked. All else is a 200: a browser gives up for good on anything but that.
 pub async fn events(
     State(transport): State<Arc<Transport>>,
     RawQuery(query): RawQuery,
@@ -110,6 +111,17 @@ pub async fn events(
         .authenticator
         .authenticate(&headers)
         .map_err(|error| refuse("unauthorized", Problem::unauthorized(error.to_string())))?;
+    let revoked = |error: Refused| {
+        let detail = error.to_string();
+        match error.retry_after_seconds() {
+            None => refuse("revoked", Problem::unauthorized(detail)),
+            Some(seconds) => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                refuse("not_ready", Problem::later(status, seconds, detail))
+            }
+        }
+    };
+    transport.revocations.check(&grant).await.map_err(revoked)?;
     if !accepts_event_stream(&headers) {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
@@ -148,10 +160,15 @@ pub async fn events(
         )
     })?;
 
+    let watch = transport
+        .revocations
+        .watch(&grant, &request.wanted, SystemTime::now())
+        .map_err(revoked)?;
     let session = Session::new(
         transport
             .hub
             .subscribe(scope, request.filter, request.resume),
+        watch,
         transport.config.heartbeat,
         grant.validity().expires_at,
         seat,
@@ -317,6 +334,10 @@ impl EventStream {
         let data = match reason {
             CloseReason::Drain => r#"{"reason":"drain"}"#,
             CloseReason::Expired => r#"{"reason":"expired"}"#,
+            // It is not to come back: no time to do so is named.
+            CloseReason::Revoked => {
+                return Some(sse::control("bridge.bye", r#"{"reason":"revoked"}"#));
+            }
             CloseReason::Client | CloseReason::Stalled | CloseReason::Slow => return None,
         };
         // Spread out, so that the replicas that are left do not get all of them at once.
