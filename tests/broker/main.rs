@@ -27,4 +27,5 @@ mod backpressure;
 mod faults;
 mod drain;
 mod operations;
+mod revoke;
 mod scale;
