@@ -355,14 +355,19 @@ async fn what_cannot_be_revoked_is_refused_with_the_reason_and_revokes_nothing()
         assert!(answer.contains(reason), "{reason}: {answer}");
     }
     let good = r#"{"user_id":"42"}"#;
-    let elsewhere: [(SocketAddr, &str, &[(&str, &str)], u16); 4] = [
-        (bridge.admin, "GET", &[], 405),
-        (bridge.admin, "POST", &[("Origin", "http://127.0.0.1")], 403),
-        (bridge.admin, "POST", &[("Origin", "null")], 403),
-        (bridge.public, "POST", &[("Authorization", BEARER)], 404),
+    let elsewhere = [
+        (bridge.admin, "GET", vec![], 405),
+        (
+            bridge.admin,
+            "POST",
+            vec![("Origin", "http://127.0.0.1")],
+            403,
+        ),
+        (bridge.admin, "POST", vec![("Origin", "null")], 403),
+        (bridge.public, "POST", vec![("Authorization", BEARER)], 404),
     ];
     for (address, method, headers, expected) in elsewhere {
-        let answer = request(address, method, "/revoke", headers, good)
+        let answer = request(address, method, "/revoke", &headers, good)
             .await
             .expect("an answer");
         assert_eq!(answer.head.status, expected, "{method} {answer:?}");
