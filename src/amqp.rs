@@ -25,12 +25,14 @@ mod ledger;
 mod sweep;
 pub mod dead_letter;
 pub mod publisher;
+pub mod revocations;
 
 pub use address::{AmqpAddress, BadAddress};
 pub use consumer::Consumer;
 pub use dead_letter::DeadLetters;
 pub use publisher::{Outgoing, Publisher};
 pub use read_back::ReadBacks;
+pub use revocations::Revocations;
 pub use trust::{Trust, Unbelievable};
 
 /// What the consumer, the topology and the publisher need to know. Made by the configuration, checked there.
@@ -72,6 +74,17 @@ pub struct BrokerConfig {
     pub read_back_readers: usize,
     /// How far back a stream consumer begins at the first start; zero begins at the tail.
     pub history_max_age: Duration,
+    /// Where replicas tell each other what was revoked; none where no tokens are checked.
+    pub revocations: Option<RevocationStream>,
+}
+
+/// The stream by which replicas tell each other what was revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationStream {
+    /// The name of the queue.
+    pub queue: String,
+    /// How long it keeps its records at least.
+    pub max_age: Duration,
 }
 
 impl BrokerConfig {
@@ -353,6 +366,7 @@ pub(crate) mod tests {
             publish_pool_size: 2,
             read_back_readers: 4,
             history_max_age: Duration::from_secs(600),
+            revocations: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::amqp::{self, BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
-use crate::auth::{Authenticator, KeyRefresh};
+use crate::auth::{Authenticator, KeyRefresh, Revocations};
 use crate::bridge::{Bridge, ReadBacks, Rules};
 use crate::config::Config;
 use crate::embedded;
@@ -28,6 +28,7 @@ use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publish::{Exchange, Publishing};
+use crate::revoke::{self, Feed, Revoking};
 use crate::transport::{Limits, Transport};
 
 /// How often the history lets go of what is too old where no event does it in passing.
@@ -42,6 +43,9 @@ pub struct App {
     bridge: Bridge,
     /// Who waits for what is read back, and who reads; none where nothing can be.
     read_back: Option<(amqp::ReadBacks, ReadBacks)>,
+    /// What is revoked, and who hears of it; nobody where no tokens are checked.
+    revocations: Revocations,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
     source: Source,
     /// What fetches the keys of tokens, where they are from a key server.
     key_refresh: Option<KeyRefresh>,
@@ -67,6 +71,9 @@ struct Head {
     numbering: Numbering,
     authenticator: Authenticator,
     key_refresh: Option<KeyRefresh>,
+    revocations: Revocations,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
+    revoking: Option<Arc<Revoking>>,
     /// Pages on the public listener besides the service itself.
     pages: Router,
     has_admin: bool,
@@ -90,7 +97,35 @@ impl App {
             Arc::clone(&metrics),
             lifecycle.clone(),
         );
+        let revocations = match &broker.revocations {
+            Some(_) => Revocations::awaited(),
+            None => Revocations::default(),
+        };
+        if config.auth.mode.tells_apart() {
+            lifecycle.await_revocations();
+        }
+        let revocation_feed = broker.revocations.clone().map(|stream| {
+            let feed = Feed {
+                revocations: revocations.clone(),
+                metrics: Arc::clone(&metrics),
+                lifecycle: lifecycle.clone(),
+            };
+            let (broker, metrics) = (Arc::clone(&broker), Arc::clone(&metrics));
+            let reader = amqp::Revocations::new(broker, stream, metrics, lifecycle.clone());
+            (reader, feed)
+        });
+        let revoking = broker.revocations.clone().map(|stream| {
+            Arc::new(Revoking {
+                revocations: revocations.clone(),
+                publisher: publisher.clone(),
+                stream,
+                metrics: Arc::clone(&metrics),
+            })
+        });
         let head = Head {
+            revocations,
+            revocation_feed,
+            revoking,
             exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
             source: Source::Broker(consumer, publisher),
             read_back: broker.reads_back().then(|| {
@@ -125,6 +160,10 @@ impl App {
             numbering: Numbering::Sequence(epoch()),
             authenticator: Authenticator::for_dev(),
             key_refresh: None,
+            // There are no tokens.
+            revocations: Revocations::default(),
+            revocation_feed: None,
+            revoking: None,
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
             has_admin: false,
         };
@@ -141,12 +180,14 @@ impl App {
         let rules = Arc::new(Rules {
             address: config.address.clone(),
             payload: config.payload,
+            marking: config.marking.clone(),
         });
         let waiting = ReadBacks::new(Arc::clone(&rules), hub.readings());
         let bridge = Bridge::new(rules, head.numbering, writer, Arc::clone(&metrics));
         let transport = Transport {
             hub: hub.clone(),
             authenticator: head.authenticator.clone(),
+            revocations: head.revocations.clone(),
             attributes: config
                 .address
                 .attribute_names()
@@ -161,6 +202,7 @@ impl App {
         };
         let publishing = Publishing {
             authenticator: head.authenticator,
+            revocations: head.revocations.clone(),
             exchange: head.exchange,
             address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
@@ -205,7 +247,7 @@ impl App {
             .map(Arc::new);
         let admin = head
             .has_admin
-            .then(|| routes::admin(Arc::clone(&metrics), lifecycle.clone()))
+            .then(|| routes::admin(Arc::clone(&metrics), head.revoking, lifecycle.clone()))
             .map(|router| {
                 bind(
                     "ADMIN_BIND",
@@ -233,6 +275,8 @@ impl App {
             hub,
             bridge,
             read_back: head.read_back.map(|readers| (readers, waiting)),
+            revocations: head.revocations,
+            revocation_feed: head.revocation_feed,
             source: head.source,
             key_refresh: head.key_refresh,
             drain: config.drain,
@@ -260,6 +304,8 @@ impl App {
             hub,
             bridge,
             read_back,
+            revocations,
+            revocation_feed,
             source,
             key_refresh,
             public,
@@ -283,9 +329,18 @@ impl App {
         if let Some((readers, waiting)) = read_back {
             lifecycle.intake.spawn("read-back", readers.run(waiting));
         }
-        lifecycle
-            .doors
-            .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));
+        if let Some((reader, feed)) = revocation_feed {
+            lifecycle.streams.spawn("revocations", reader.run(feed));
+        }
+        lifecycle.doors.spawn(
+            "housekeeping",
+            housekeeping(
+                hub.clone(),
+                revocations,
+                Arc::clone(&metrics),
+                lifecycle.clone(),
+            ),
+        );
         if let Some(refresh) = key_refresh {
             lifecycle
                 .doors
@@ -360,14 +415,23 @@ async fn drain_within(
 }
 
 /// Lets go of what is too old, every now and then.
-async fn housekeeping(hub: Hub, lifecycle: Lifecycle) {
+async fn housekeeping(
+    hub: Hub,
+    revocations: Revocations,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = std::pin::pin!(lifecycle.doors.stopping());
     loop {
         tokio::select! {
             () = &mut stopping => return,
-            now = ticks.tick() => hub.expire(now),
+            now = ticks.tick() => {
+                hub.expire(now);
+                revocations.forget(SystemTime::now());
+                metrics.revocations.set(revoke::count(&revocations));
+            }
         }
     }
 }

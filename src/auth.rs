@@ -8,6 +8,7 @@ mod claims;
 mod keys;
 mod jwks;
 mod grant;
+mod revocations;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ pub use self::grant::{Forbidden, Grant, Permission, Reach, Validity, Wanted};
 pub use self::jwks::{JwksConfig, KeyRefresh, KeysUnavailable, NoClient};
 pub use self::jwt::{BadToken, TokenRules};
 pub use self::keys::{BadKeyFile, KeySet};
+pub use self::revocations::{Refused, Revocation, Revocations, Subject, Watch};
 
 /// How requests are told apart.
 #[derive(Clone, Debug)]
@@ -30,6 +32,26 @@ pub enum AuthMode {
     Token(Secret),
     /// Each shows a JSON Web Token, which says who it is and what it may see.
     Jwt(Box<JwtConfig>),
+}
+
+impl AuthMode {
+    /// Whether tokens are checked, so that there is something to revoke.
+    #[must_use]
+    pub fn checks_tokens(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Token(_) | Self::Jwt(_) => true,
+        }
+    }
+
+    /// Whether tokens say whose they are. Where they do not, whoever shows one decides that anew with each request.
+    #[must_use]
+    pub fn tells_apart(&self) -> bool {
+        match self {
+            Self::None | Self::Token(_) => false,
+            Self::Jwt(_) => true,
+        }
+    }
 }
 
 /// Settings of this module.

@@ -23,16 +23,17 @@ pub use self::value::duration;
 use self::raw::{Raw, Setting};
 use self::value::{
     LONGEST_NAME, algorithm, amqp_address, binding_key, boolean, cookie_name, cors_origins,
-    exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size, networks,
-    number, one_of, parsed, path, queue_expires, queue_name, replica_name, seconds, signing_secret,
-    size, socket_address, string_or_uri, token,
+    event_id_key, exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size,
+    networks, number, one_of, parsed, path, queue_expires, queue_name, replica_name,
+    revocation_age, seconds, signing_secret, size, socket_address, string_or_uri, token,
 };
-use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, Trust};
+use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, RevocationStream, Trust};
 use crate::auth::{
     Algorithm, AuthConfig, AuthMode, ClaimName, ClaimNames, CookiePlace, JwksConfig, JwtConfig,
     KeySet, KeySource, Places, TokenRules,
 };
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
+use crate::event::id::Marking;
 use crate::event::payload::{PayloadFormat, PayloadRules};
 use crate::event::topic::TopicPattern;
 use crate::http::tls::{Tls, TlsFiles, Which};
@@ -49,6 +50,8 @@ pub struct Config {
     pub address: AddressRules,
     /// What bodies may be.
     pub payload: PayloadRules,
+    /// How ids of a stream's events are marked.
+    pub marking: Marking,
     /// Listeners and their limits.
     pub http: HttpConfig,
     /// Streams to browsers.
@@ -206,21 +209,29 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
         let mut hub = self.hub();
-        let broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
+        let mut broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
         if let (Some(hub), Some(broker)) = (&mut hub, &broker) {
             hub.reads_back = self.command == Command::Serve && broker.reads_back();
         }
         let address = self.address();
         let payload = self.payload();
+        let marking = self
+            .optional(&raw::EVENT_ID_KEY, event_id_key)
+            .unwrap_or_default();
         let http = self.http();
         let sse = self.sse();
         let auth = self.auth(http.as_ref().map(|http| &http.cors_origins));
+        let revocations = auth.as_ref().and_then(|auth| self.revocations(auth));
+        if let Some(broker) = &mut broker {
+            broker.revocations = revocations;
+        }
         let log = self.log();
         let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
         let config = Config {
             broker: broker?,
             address: address?,
             payload: payload?,
+            marking,
             http: http?,
             sse: sse?,
             hub: hub?,
@@ -283,6 +294,18 @@ impl Reader<'_> {
             read_back_readers: self
                 .value(&raw::RABBITMQ_READ_BACK_READERS, number(0..=64, "readers"))?,
             history_max_age: history_max_age?,
+            // As the settings of identity say, which are read later.
+            revocations: None,
+        })
+    }
+
+    /// Where replicas tell each other what was revoked: in a stream beside the events' queue, whatever that is.
+    fn revocations(&mut self, auth: &AuthConfig) -> Option<RevocationStream> {
+        let max_age = self.value(&raw::AUTH_REVOCATION_MAX_AGE, revocation_age)?;
+        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name)?;
+        auth.mode.checks_tokens().then(|| RevocationStream {
+            queue: format!("{queue}.revocations"),
+            max_age,
         })
     }
 

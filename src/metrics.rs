@@ -24,6 +24,8 @@ pub const CLOSE_REASONS: &[&str] = &["client", "stalled", "slow", "drain", "expi
 pub const REFUSAL_REASONS: &[&str] = &[
     "bad_request",
     "unauthorized",
+    "revoked",
+    "not_ready",
     "forbidden",
     "keys_unavailable",
     "connection_limit",
@@ -89,6 +91,12 @@ pub struct Metrics {
     pub read_back_readers: IntGauge,
     /// Records those have read.
     pub read_back_records: IntCounter,
+    /// Revocations known now: tokens and users that are refused.
+    pub revocations: IntGauge,
+    /// 1 while this replica hears what others revoke, else 0.
+    pub revocations_up: IntGauge,
+    /// Records among the revocations that cannot be read.
+    pub revocations_malformed: IntCounter,
     /// 1 while the consumer's link to the broker is up, else 0.
     pub broker_up: IntGauge,
     /// Times the consumer's link was made again after it had been lost.
@@ -166,6 +174,9 @@ impl Metrics {
             resumes: make.counters("resumes_total", "Returning clients, by what became of their cursor.", "outcome", RESUME_OUTCOMES)?,
             read_back_readers: make.gauge("read_back_readers", "Readings of the stream under way, for clients whose id is older than memory.")?,
             read_back_records: make.counter("read_back_records_total", "Records that those have read.")?,
+            revocations: make.gauge("revocations", "Revocations known now: tokens and users that are refused.")?,
+            revocations_up: make.gauge("revocations_up", "1 while this replica hears what others revoke, else 0.")?,
+            revocations_malformed: make.counter("revocations_malformed_total", "Records among the revocations that cannot be read.")?,
             broker_up: make.gauge("broker_up", "1 while the consumer's link to the broker is up, else 0.")?,
             broker_reconnects: make.counter("broker_reconnects_total", "Times the consumer's link was made again after it was lost.")?,
             queue_messages: make.gauge("queue_messages", "Messages in the events queue as RabbitMQ counts them; on a stream, those it retains.")?,

@@ -6,7 +6,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::auth::{BadCredentials, Unauthenticated};
+use crate::auth::{BadCredentials, Refused, Unauthenticated};
 
 /// How long a client should wait for a key server to come back, in seconds.
 const KEYS_RETRY_AFTER_SECONDS: u16 = 10;
@@ -93,6 +93,20 @@ impl From<Unauthenticated> for Problem {
         Self {
             header: Some((WWW_AUTHENTICATE, challenge(code, &detail))),
             ..Self::new(status, detail)
+        }
+    }
+}
+
+/// What every door answers to whose token was good once, or may be.
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let detail = error.to_string();
+        match error.retry_after_seconds() {
+            None => Self {
+                header: Some((WWW_AUTHENTICATE, challenge(Some("invalid_token"), &detail))),
+                ..Self::new(StatusCode::UNAUTHORIZED, detail)
+            },
+            Some(seconds) => Self::later(StatusCode::SERVICE_UNAVAILABLE, seconds, detail),
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::amqp;
-use crate::auth::{Authenticator, Forbidden, Grant, Permission, Shown};
+use crate::auth::{Authenticator, Forbidden, Grant, Permission, Revocations, Shown};
 use crate::embedded;
 use crate::event::address::AddressRules;
 use crate::event::audience::Identifier;
@@ -25,6 +25,8 @@ use crate::problem::Problem;
 pub struct Publishing {
     /// Who may publish.
     pub authenticator: Authenticator,
+    /// Who may no longer.
+    pub revocations: Revocations,
     /// Where to.
     pub exchange: Exchange,
     /// How events are addressed, and so which headers say for whom one is.
@@ -72,7 +74,8 @@ struct NewEvent<'a> {
 /// Answers `POST /publish`: 202 once the broker has confirmed.
 ///
 /// # Errors
-/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it cannot be had.
+/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it
+/// cannot be had, or when nobody knows yet what was revoked.
 pub async fn publish(
     State(publishing): State<Arc<Publishing>>,
     method: Method,
@@ -86,6 +89,7 @@ pub async fn publish(
         query: query.as_deref(),
     };
     let grant = publishing.authenticator.authenticate(shown).await?;
+    publishing.revocations.check(&grant).await?;
     grant.require(Permission::Publish).map_err(forbidden)?;
     let body = publishing.read(body).await?;
     let event: NewEvent<'_> =

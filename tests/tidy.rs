@@ -47,6 +47,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["amqp", "auth", "embedded", "event", "problem"]),
+    (
+        "revoke",
+        &["amqp", "auth", "event", "lifecycle", "metrics", "problem"],
+    ),
     ("problem", &["auth"]),
     (
         "http",
@@ -56,6 +60,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "metrics",
             "problem",
             "publish",
+            "revoke",
             "transport",
         ],
     ),

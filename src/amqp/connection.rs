@@ -35,6 +35,7 @@ pub(super) const SMALL_FRAMES: u32 = 16 * 1024;
 pub(super) enum Role {
     Consumer,
     ReadBack,
+    Revocations,
     Publisher,
     Check,
 }
@@ -44,6 +45,7 @@ impl Role {
         match self {
             Self::Consumer => "consumer",
             Self::ReadBack => "read-back",
+            Self::Revocations => "revocations",
             Self::Publisher => "publisher",
             Self::Check => "check",
         }

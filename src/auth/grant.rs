@@ -143,6 +143,11 @@ impl Grant {
         &self.validity
     }
 
+    /// Whether nobody is told apart by it.
+    pub(super) fn is_undivided(&self) -> bool {
+        matches!(self.reach, Reach::Undivided)
+    }
+
     /// Who holds it, if that is known: what limits per user count by.
     #[must_use]
     pub fn user(&self) -> Option<&Identifier> {

@@ -55,12 +55,43 @@ impl Reader<'_> {
                 "poison would come back for ever: name two queues",
             );
         }
+        let taken = |name: &str| {
+            let revocations = broker.revocations.as_ref();
+            revocations.is_some_and(|stream| stream.queue == name)
+        };
+        if taken(&broker.queue) {
+            self.contradiction(
+                [&raw::REPLICA_NAME, &raw::RABBITMQ_EVENTS_QUEUE],
+                "the queue would have the name of the stream by which replicas tell each other what was revoked: name \
+                 the replica otherwise",
+            );
+        }
+        if taken(&broker.dead_letter_queue) {
+            self.contradiction(
+                [
+                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &raw::RABBITMQ_EVENTS_QUEUE,
+                ],
+                "that is the name of the stream by which replicas tell each other what was revoked: name another queue",
+            );
+        }
         let retained = broker.stream_max_age;
         if stream && !retained.is_zero() && broker.history_max_age > retained {
             self.contradiction(
                 [&raw::HISTORY_MAX_AGE, &raw::RABBITMQ_STREAM_MAX_AGE],
                 "memory cannot reach further back than the stream it is filled from: lower the first or raise the second",
             );
+        }
+        let tells_apart = self
+            .raw
+            .given(&raw::AUTH_MODE)
+            .is_some_and(|given| given.text == "jwt");
+        if stream && tells_apart && self.raw.given(&raw::EVENT_ID_KEY).is_none() {
+            self.warnings.push(format!(
+                "{} is not set: ids of events that are not for a client confirm its guesses at what these say: set it to a \
+                 secret of at least 32 bytes, the same on all replicas (openssl rand -hex 32)",
+                raw::EVENT_ID_KEY.name
+            ));
         }
         if stream && broker.declare && retained.is_zero() && broker.stream_max_bytes == 0 {
             self.warnings.push(format!(

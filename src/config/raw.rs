@@ -103,6 +103,8 @@ settings! {
     PAYLOAD_FORMAT: Some("json"), Open;
     /// How large a body may be.
     PAYLOAD_MAX_BYTES: Some("262144"), Open;
+    /// The secret by which ids of a stream's events are marked.
+    EVENT_ID_KEY: None, Secret;
     /// The public listener.
     HTTP_BIND: Some("0.0.0.0:8080"), Open;
     /// The certificate of the public listener.
@@ -175,6 +177,8 @@ settings! {
     AUTH_COOKIE: None, Open;
     /// Whether a token may stand in the query.
     AUTH_QUERY_TOKEN: Some("false"), Open;
+    /// How long a revocation is known.
+    AUTH_REVOCATION_MAX_AGE: Some("24h"), Open;
     /// `json` or `pretty`; by the terminal where it is not given.
     LOG_FORMAT: None, Open;
     /// What is logged.

@@ -17,6 +17,7 @@ use super::CorsOrigins;
 use super::raw::NOTHING;
 use crate::amqp::AmqpAddress;
 use crate::auth::{Algorithm, KeySource, Secret};
+use crate::event::id::Marking;
 use crate::event::topic::TopicPattern;
 use crate::http::proxies::TrustedProxies;
 
@@ -26,10 +27,15 @@ pub(super) const LONGEST_NAME: usize = 255;
 const LONGEST_HEADER: usize = 128;
 /// The shortest shared secret, in bytes: 128 bits where every byte is random.
 const SHORTEST_TOKEN: usize = 16;
+/// The shortest secret that a key is derived from, in bytes.
+const SHORTEST_KEY: usize = 32;
 /// The longest shared secret, in bytes, so that it fits any server's bound on a header.
 const LONGEST_TOKEN: usize = 1_024;
 /// The longest life of a queue without consumers: RabbitMQ's timers end at 2^32 ms.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(49 * DAY);
+/// For how long it may be known who was revoked.
+const REVOCATION_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
 /// A value whose own type says what is legal.
@@ -133,6 +139,17 @@ pub(super) fn queue_expires(text: &str) -> Result<Duration, String> {
         return Err("RabbitMQ knows no longer one: write at most 49D, or 0 for never".to_owned());
     }
     Ok(expires)
+}
+
+pub(super) fn revocation_age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if !REVOCATION_AGES.contains(&age) {
+        return Err(
+            "write as long as the longest token is good for, from 1m to 365D (0 would forget at once who was revoked)"
+                .to_owned(),
+        );
+    }
+    Ok(age)
 }
 
 /// A number of bytes, or one with a unit.
@@ -342,6 +359,16 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
         ));
     }
     Ok(Secret::new(text.to_owned()))
+}
+
+/// A secret from which a key is derived.
+pub(super) fn event_id_key(text: &str) -> Result<Marking, String> {
+    if text.len() < SHORTEST_KEY {
+        return Err(format!(
+            "write at least {SHORTEST_KEY} bytes, the same on all replicas (openssl rand -hex 32)"
+        ));
+    }
+    Ok(Marking::keyed(text))
 }
 
 /// A secret that JWTs are signed with, used byte for byte as it stands.

@@ -21,6 +21,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::publish::{self, Publishing};
+use crate::revoke::{self, Revoking};
 use crate::transport::request::LAST_EVENT_ID;
 use crate::transport::{Transport, sse};
 
@@ -78,9 +79,19 @@ fn vary() -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(VARY, HeaderValue::from_static("Origin"))
 }
 
-/// The admin listener.
-pub fn admin(metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Router {
-    operations::health(lifecycle)
+/// The admin listener. Nothing is revoked where no tokens are checked.
+pub fn admin(
+    metrics: Arc<Metrics>,
+    revoking: Option<Arc<Revoking>>,
+    lifecycle: Lifecycle,
+) -> Router {
+    let revoke = revoking.map(|revoking| post(revoke::revoke).with_state(revoking));
+    revoke
+        .into_iter()
+        .fold(Router::new(), |router, revoke| {
+            router.route("/revoke", revoke)
+        })
+        .merge(operations::health(lifecycle))
         .merge(operations::metrics(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::Seat;
-use crate::auth::Validity;
+use crate::auth::{Validity, Watch};
 use crate::event::id::EventId;
 use crate::frame::Frame;
 use crate::hub::{Gap, Subscription, Update};
@@ -20,6 +20,8 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub(super) struct Session {
     subscription: Subscription,
+    /// Whether its grant was revoked.
+    watch: Watch,
     /// Fires at the earliest of the moments below. Where traffic has moved the heartbeat since it was set, it fires
     /// early and is set anew: cheaper than setting it at every event.
     timer: Pin<Box<Sleep>>,
@@ -84,6 +86,8 @@ pub(super) enum CloseReason {
     Drain,
     /// Its grant ended.
     Expired,
+    /// Its grant was revoked before that.
+    Revoked,
 }
 
 impl CloseReason {
@@ -94,6 +98,7 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::Drain => "drain",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -131,6 +136,7 @@ impl Session {
     /// Begins a stream, counted until it is dropped.
     pub(super) fn new(
         subscription: Subscription,
+        watch: Watch,
         heartbeat: Duration,
         validity: &Validity,
         seat: Seat,
@@ -141,6 +147,7 @@ impl Session {
         metrics.connections.of(transport).inc();
         let mut session = Self {
             subscription,
+            watch,
             timer: Box::pin(sleep_until(now)),
             heartbeat,
             last_sent: now,
@@ -160,7 +167,10 @@ impl Session {
         context: &mut Context<'_>,
         visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
     ) -> Poll<Step> {
-        // Before events: a busy stream must end too.
+        // Before events: a busy stream must end too, and what comes after it is no longer for this client.
+        if self.watch.is_revoked() {
+            return Poll::Ready(self.end(CloseReason::Revoked));
+        }
         if let Some(step) = self.expiry_due() {
             return Poll::Ready(step);
         }
@@ -181,6 +191,9 @@ impl Session {
             }
             let next = self.next_moment(now);
             self.timer.as_mut().reset(next);
+        }
+        if self.watch.poll_revoked(context).is_ready() {
+            return Poll::Ready(self.end(CloseReason::Revoked));
         }
         Poll::Pending
     }
@@ -254,9 +267,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::auth::{Grant, Permission, Revocation, Revocations, Subject, Wanted};
     use crate::event::Event;
     use crate::event::address::Attributes;
-    use crate::event::audience::{Audience, Recipient};
+    use crate::event::audience::{Audience, Identifier, Recipient};
     use crate::event::filter::Filter;
     use crate::event::id::{Mark, Position};
     use crate::event::scope::Scope;
@@ -273,11 +287,11 @@ mod tests {
 
     /// A session of a hub that has read its history, for broadcasts.
     fn session(expires_at: Option<SystemTime>) -> (Writer, Session) {
-        let (writer, _, session) = session_of_hub(expires_at);
+        let (writer, _, session) = session_of_hub(expires_at, Watch::default());
         (writer, session)
     }
 
-    fn session_of_hub(expires_at: Option<SystemTime>) -> (Writer, Hub, Session) {
+    fn session_of_hub(expires_at: Option<SystemTime>, watch: Watch) -> (Writer, Hub, Session) {
         let config = HubConfig {
             channel_capacity: 10,
             backpressure: Backpressure::DropOldest,
@@ -305,7 +319,15 @@ mod tests {
             expires_at,
             ..Validity::default()
         };
-        let mut session = Session::new(subscription, HEARTBEAT, &validity, seat, "sse", metrics);
+        let mut session = Session::new(
+            subscription,
+            watch,
+            HEARTBEAT,
+            &validity,
+            seat,
+            "sse",
+            metrics,
+        );
         if let Some(expiry) = &mut session.expiry {
             expiry.now = clock;
         }
@@ -393,7 +415,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_the_stream_after_what_was_given_before_it() {
-        let (mut writer, hub, mut session) = session_of_hub(None);
+        let (mut writer, hub, mut session) = session_of_hub(None, Watch::default());
         next(&mut session).await;
         publish(&mut writer, 1);
         hub.close();
@@ -456,5 +478,43 @@ mod tests {
         let (step, waited) = next(&mut session).await;
         assert_eq!(step, Step::End(CloseReason::Expired));
         assert!(waited <= CLOCK_CHECK, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoked_stream_ends_at_once_and_what_came_meanwhile_is_not_sent() {
+        let user: Identifier = "42".parse().unwrap();
+        let revocations = Revocations::awaited();
+        for is_busy in [false, true] {
+            let wanted = Wanted {
+                users: vec![user.clone()],
+                ..Wanted::default()
+            };
+            let now = SystemTime::now();
+            let grant = Grant::undivided(&[Permission::Read]);
+            let watch = revocations.watch(&grant, &wanted, now).unwrap();
+            let (mut writer, _, mut session) = session_of_hub(None, watch);
+            next(&mut session).await;
+            let revocation = Revocation {
+                subject: Subject::User {
+                    tenant: None,
+                    user: user.clone(),
+                },
+                revoked_at: now,
+                expires_at: now + Duration::from_secs(3600),
+            };
+            let ending = async {
+                if is_busy {
+                    publish(&mut writer, 1);
+                }
+                assert_eq!(revocations.apply(revocation, now), Some(1));
+            };
+            let end = (Step::End(CloseReason::Revoked), Duration::ZERO);
+            if is_busy {
+                ending.await;
+                assert_eq!(next(&mut session).await, end);
+            } else {
+                assert_eq!(tokio::join!(next(&mut session), ending).0, end);
+            }
+        }
     }
 }

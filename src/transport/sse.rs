@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -25,7 +25,7 @@ use super::Transport;
 use super::limits::{ClientAddress, Full};
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
-use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
+use crate::auth::{BadCredentials, Grant, Refused, Shown, Unauthenticated};
 use crate::event::id::EventId;
 use crate::frame::{Frame, sse};
 use crate::hub::Gap;
@@ -94,8 +94,8 @@ impl Link {
 /// Answers `GET /events`.
 ///
 /// # Errors
-/// 400 for a request that cannot be read, 401, 403 and 503 for what it may not have or nobody can tell, 406 where it does not take an event
-/// stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
+/// 400 for a request that cannot be read, 401, 403 and 503 for what it may not have or nobody can tell yet, 406 where it does not take
+/// an event stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
 pub async fn events(
     State(transport): State<Arc<Transport>>,
     method: Method,
@@ -118,6 +118,14 @@ pub async fn events(
         .authenticate(shown)
         .await
         .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
+    let revoked = |error: Refused| {
+        let reason = match error {
+            Refused::Revoked => "revoked",
+            Refused::Uninformed => "not_ready",
+        };
+        refuse(reason, error.into())
+    };
+    transport.revocations.check(&grant).await.map_err(revoked)?;
     if !accepts_event_stream(&headers) {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
@@ -157,10 +165,15 @@ pub async fn events(
             )
         })?;
 
+    let watch = transport
+        .revocations
+        .watch(&grant, &request.wanted, SystemTime::now())
+        .map_err(revoked)?;
     let session = Session::new(
         transport
             .hub
             .subscribe(scope, request.filter, request.resume),
+        watch,
         transport.config.heartbeat,
         grant.validity(),
         seat,
@@ -356,6 +369,10 @@ impl EventStream {
         let data = match reason {
             CloseReason::Drain => r#"{"reason":"drain"}"#,
             CloseReason::Expired => r#"{"reason":"expired"}"#,
+            // It is not to come back: no time to do so is named.
+            CloseReason::Revoked => {
+                return Some(sse::control("bridge.bye", r#"{"reason":"revoked"}"#));
+            }
             CloseReason::Client | CloseReason::Stalled | CloseReason::Slow => return None,
         };
         // Spread out, so that the replicas that are left do not get all of them at once.

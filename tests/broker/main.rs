@@ -28,5 +28,6 @@ mod faults;
 mod drain;
 mod operations;
 mod auth;
+mod revoke;
 mod scale;
 mod tls;

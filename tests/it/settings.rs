@@ -516,6 +516,30 @@ fn values_that_contradict_each_other_stop_the_start_and_both_are_named() {
         ),
         (
             &[
+                token,
+                ("AUTH_MODE", "token"),
+                ("RABBITMQ_DEAD_LETTER_QUEUE", "events.sse.revocations"),
+            ],
+            [
+                "RABBITMQ_DEAD_LETTER_QUEUE=events.sse.revocations",
+                "RABBITMQ_EVENTS_QUEUE=events.sse",
+            ],
+        ),
+        (
+            &[
+                token,
+                ("AUTH_MODE", "token"),
+                ("RABBITMQ_EVENTS_QUEUE_TYPE", "quorum"),
+                ("RABBITMQ_EVENTS_QUEUE_SCOPE", "replica"),
+                ("REPLICA_NAME", "revocations"),
+            ],
+            [
+                "REPLICA_NAME=revocations",
+                "RABBITMQ_EVENTS_QUEUE=events.sse",
+            ],
+        ),
+        (
+            &[
                 ("HTTP_MAX_CONNECTIONS", "10"),
                 ("HTTP_MAX_CONNECTIONS_PER_IP", "11"),
             ],
@@ -762,6 +786,14 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
         ("AUTH_CLAIM_TEAMS", "/a~2", "~"),
         ("AUTH_COOKIE", "a b", "write the name of a cookie"),
         ("AUTH_QUERY_TOKEN", "perhaps", "write true or false"),
+        ("AUTH_REVOCATION_MAX_AGE", "0", "from 1m to 365D"),
+        ("AUTH_REVOCATION_MAX_AGE", "59s", "from 1m to 365D"),
+        ("AUTH_REVOCATION_MAX_AGE", "366D", "from 1m to 365D"),
+        (
+            "AUTH_REVOCATION_MAX_AGE",
+            "24",
+            "write a whole number and a unit",
+        ),
         ("LOG_FORMAT", "text", "write one of json, pretty"),
         (
             "RUST_LOG",
@@ -883,9 +915,15 @@ fn secrets_are_never_shown() {
             assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
+    let short = refusal(&[("EVENT_ID_KEY", "hunter2-hunter2-hunter2-hunter2")]);
+    assert!(
+        short.starts_with("EVENT_ID_KEY=*** ") && short.contains("at least 32 bytes"),
+        "{short}"
+    );
     let config = load(&[
         ("AUTH_TOKEN", "hunter2-hunter2-hunter2"),
         ("AUTH_MODE", "token"),
+        ("EVENT_ID_KEY", "hunter2-hunter2-hunter2-hunter2-"),
     ]);
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     let AuthMode::Token(token) = config.auth.mode else {
