@@ -45,6 +45,8 @@ pub struct App {
     read_back: Option<(amqp::ReadBacks, ReadBacks)>,
     /// What is revoked, and who hears of it; nobody where no tokens are checked.
     revocations: Revocations,
+    /// Whether nothing may be sent before all that was revoked is known.
+    awaits_revocations: bool,
     revocation_feed: Option<(amqp::Revocations, Feed)>,
     source: Source,
     /// What fetches the keys of tokens, where they are from a key server.
@@ -72,6 +74,7 @@ struct Head {
     authenticator: Authenticator,
     key_refresh: Option<KeyRefresh>,
     revocations: Revocations,
+    awaits_revocations: bool,
     revocation_feed: Option<(amqp::Revocations, Feed)>,
     revoking: Option<Arc<Revoking>>,
     /// Pages on the public listener besides the service itself.
@@ -101,7 +104,8 @@ impl App {
             Some(_) => Revocations::awaited(),
             None => Revocations::default(),
         };
-        if config.auth.mode.tells_apart() {
+        let awaits_revocations = config.auth.mode.tells_apart();
+        if awaits_revocations {
             lifecycle.await_revocations();
         }
         let revocation_feed = broker.revocations.clone().map(|stream| {
@@ -124,6 +128,7 @@ impl App {
         });
         let head = Head {
             revocations,
+            awaits_revocations,
             revocation_feed,
             revoking,
             exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
@@ -162,6 +167,7 @@ impl App {
             key_refresh: None,
             // There are no tokens.
             revocations: Revocations::default(),
+            awaits_revocations: false,
             revocation_feed: None,
             revoking: None,
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
@@ -276,6 +282,7 @@ impl App {
             bridge,
             read_back: head.read_back.map(|readers| (readers, waiting)),
             revocations: head.revocations,
+            awaits_revocations: head.awaits_revocations,
             revocation_feed: head.revocation_feed,
             source: head.source,
             key_refresh: head.key_refresh,
@@ -305,6 +312,7 @@ impl App {
             bridge,
             read_back,
             revocations,
+            awaits_revocations,
             revocation_feed,
             source,
             key_refresh,
@@ -320,7 +328,20 @@ impl App {
             Source::Embedded(_) => None,
         };
         let mut intake = match source {
-            Source::Broker(consumer, _) => lifecycle.intake.spawn("intake", consumer.run(bridge)),
+            Source::Broker(consumer, _) => {
+                let must_know = awaits_revocations.then(|| revocations.clone());
+                let stopping = lifecycle.intake.stopping();
+                lifecycle.intake.spawn("intake", async move {
+                    // Streams are open, and are sent nothing before it is known whose must not be.
+                    if let Some(revocations) = must_know {
+                        tokio::select! {
+                            () = revocations.informed() => {}
+                            () = stopping => return,
+                        }
+                    }
+                    consumer.run(bridge).await;
+                })
+            }
             Source::Embedded(queue) => lifecycle.intake.spawn(
                 "intake",
                 queue.run(bridge, lifecycle.clone(), Arc::clone(&metrics)),

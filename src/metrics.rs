@@ -25,7 +25,6 @@ pub const REFUSAL_REASONS: &[&str] = &[
     "bad_request",
     "unauthorized",
     "revoked",
-    "not_ready",
     "forbidden",
     "keys_unavailable",
     "connection_limit",

@@ -186,8 +186,18 @@ impl Revocations {
             .map_or(0, |shared| shared.lock().known.len())
     }
 
-    /// Whether a grant is good. To be asked by every door, right after it has learned whose request it is. Where this
-    /// replica has just started, it waits a little for what it must know. Cancel-safe.
+    /// Resolves when all is known that was revoked before this process began. Until then nothing may be sent. Cancel-safe.
+    pub async fn informed(&self) {
+        if let Some(shared) = &self.shared {
+            let mut informed = shared.informed.subscribe();
+            // The sender is held here: it cannot be gone.
+            drop(informed.wait_for(|informed| *informed).await);
+        }
+    }
+
+    /// Whether a grant is good, for what acts at once. To be asked right after a door has learned whose request it is. A
+    /// stream needs it not: it is sent nothing before all is known, and ends when that says so. Where this replica has
+    /// just started, it waits a little for what it must know. Cancel-safe.
     ///
     /// # Errors
     /// [`Refused`] when it is not, or when nobody can say.
@@ -201,10 +211,8 @@ impl Revocations {
         if *shared.informed.borrow() {
             return Ok(());
         }
-        let mut informed = shared.informed.subscribe();
-        let waited = timeout(PATIENCE, informed.wait_for(|informed| *informed)).await;
-        // The sender is held here: it cannot be gone.
-        drop(waited.map_err(|_| Refused::Uninformed)?);
+        let waited = timeout(PATIENCE, self.informed()).await;
+        waited.map_err(|_| Refused::Uninformed)?;
         shared.lock().check(&identity)
     }
 

@@ -25,7 +25,7 @@ use super::Transport;
 use super::limits::{ClientAddress, Full};
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
-use crate::auth::{BadCredentials, Grant, Refused, Shown, Unauthenticated};
+use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
 use crate::frame::{Frame, sse};
 use crate::hub::Gap;
@@ -118,14 +118,6 @@ pub async fn events(
         .authenticate(shown)
         .await
         .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
-    let revoked = |error: Refused| {
-        let reason = match error {
-            Refused::Revoked => "revoked",
-            Refused::Uninformed => "not_ready",
-        };
-        refuse(reason, error.into())
-    };
-    transport.revocations.check(&grant).await.map_err(revoked)?;
     if !accepts_event_stream(&headers) {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
@@ -168,7 +160,7 @@ pub async fn events(
     let watch = transport
         .revocations
         .watch(&grant, &request.wanted, SystemTime::now())
-        .map_err(revoked)?;
+        .map_err(|error| refuse("revoked", error.into()))?;
     let session = Session::new(
         transport
             .hub
