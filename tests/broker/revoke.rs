@@ -2,7 +2,7 @@
 //! nothing to who has not the key.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -555,4 +555,84 @@ async fn replicas_with_one_event_id_key_go_on_for_each_other_and_with_another_th
             assert_eq!(gap.json()["reason"], "unknown", "{other:?}, {history}");
         }
     }
+}
+
+/// A JSON Web Token of this user, with this id.
+fn token(user: &str, id: &str, issued_seconds_ago: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    let claims = json!({
+        "sub": user, "jti": id, "teams": ["7"], "permissions": ["events:read", "events:publish"],
+        "iat": now.as_secs() - issued_seconds_ago, "exp": now.as_secs() + 3_600,
+    });
+    let key = jsonwebtoken::EncodingKey::from_secret(TOKEN.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    format!("Bearer {}", token.expect("it can be signed"))
+}
+
+async fn with_jwt(bridge: &Bridge, token: &str) -> Result<Client, u16> {
+    match Client::try_connect(bridge.public, "", &[("Authorization", token)]).await {
+        Ok(client) => Ok(client.subscribed().await),
+        Err(answer) => Err(answer.head.status),
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_jwt_ends_on_every_replica_and_is_refused_also_by_one_that_starts_later() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let setup = Bridge::on(&vhost)
+        .set("AUTH_MODE", "jwt")
+        .set("AUTH_JWT_SECRET", TOKEN);
+    let first = setup.start().await;
+    let second = setup.clone().set("REPLICA_NAME", "second").start().await;
+    let (phone, laptop) = (token("42", "phone", 10), token("42", "laptop", 10));
+    let other = token("43", "other", 10);
+    let mut on_phone = with_jwt(&first, &phone).await.expect("a stream");
+    let mut on_laptop = with_jwt(&second, &laptop).await.expect("a stream");
+    let mut of_other = with_jwt(&second, &other).await.expect("a stream");
+
+    // One token, by the replica that does not hold its stream.
+    let (status, answer) = post(&second, r#"{"token_id":"phone"}"#).await;
+    assert_eq!(status, 202, "{answer}");
+    assert_eq!(farewell(&mut on_phone).await, []);
+    assert_eq!(with_jwt(&first, &phone).await.err(), Some(401));
+    let event = json!({"topic": "team.7.n", "data": 1}).to_string();
+    let answer = first
+        .post("/publish", &[("Authorization", &phone)], &event)
+        .await
+        .expect("an answer");
+    assert_eq!(answer.head.status, 401, "{answer:?}");
+    let answer = first
+        .post("/publish", &[("Authorization", &laptop)], &event)
+        .await
+        .expect("an answer");
+    assert_eq!(answer.head.status, 202, "{answer:?}");
+    assert_eq!(on_laptop.data(1).await, ["1"]);
+
+    // All that a user holds, but not what is issued later.
+    revoke(&first, "42").await;
+    assert_eq!(farewell(&mut on_laptop).await, []);
+    for bridge in [&first, &second] {
+        knows(bridge, 2.0).await;
+        assert_eq!(with_jwt(bridge, &laptop).await.err(), Some(401));
+    }
+    let later = eventually(
+        "a login that is later than the revocation",
+        SOON,
+        async || with_jwt(&second, &token("42", "new", 0)).await.ok(),
+    )
+    .await;
+    drop(later);
+    let third = setup.set("REPLICA_NAME", "third").start().await;
+    for token in [&phone, &laptop] {
+        assert_eq!(with_jwt(&third, token).await.err(), Some(401));
+    }
+    with_jwt(&third, &other).await.expect("a stream");
+    vhost
+        .producer()
+        .await
+        .publish_all([Message::to("team.7.n", "2")])
+        .await;
+    assert_eq!(of_other.data(2).await, ["1", "2"], "nothing ended it");
 }
