@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub mod address;
+mod trust;
 mod mending;
 pub mod connection;
 pub mod topology;
@@ -24,18 +25,23 @@ mod ledger;
 mod sweep;
 pub mod dead_letter;
 pub mod publisher;
+pub mod revocations;
 
 pub use address::{AmqpAddress, BadAddress};
 pub use consumer::Consumer;
 pub use dead_letter::DeadLetters;
 pub use publisher::{Outgoing, Publisher};
 pub use read_back::ReadBacks;
+pub use revocations::Revocations;
+pub use trust::{Trust, Unbelievable};
 
 /// What the consumer, the topology and the publisher need to know. Made by the configuration, checked there.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
     /// The nodes of one cluster, tried in turn. Never empty.
     pub nodes: Vec<AmqpAddress>,
+    /// Whose certificates are believed. There where a node asks for TLS.
+    pub trust: Option<Trust>,
     /// The durable topic exchange that producers publish to.
     pub exchange: String,
     /// The full name of the queue that is consumed: with scope `replica` the replica's name is in it already.
@@ -68,6 +74,17 @@ pub struct BrokerConfig {
     pub read_back_readers: usize,
     /// How far back a stream consumer begins at the first start; zero begins at the tail.
     pub history_max_age: Duration,
+    /// Where replicas tell each other what was revoked; none where no tokens are checked.
+    pub revocations: Option<RevocationStream>,
+}
+
+/// The stream by which replicas tell each other what was revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationStream {
+    /// The name of the queue.
+    pub queue: String,
+    /// How long it keeps its records at least.
+    pub max_age: Duration,
 }
 
 impl BrokerConfig {
@@ -168,13 +185,15 @@ pub enum Error {
         /// What the broker said.
         reply: String,
     },
-    /// `amqps`, which this build cannot do. Never tried in the clear instead.
+    /// A certificate that is not believed, or no TLS there. Never tried in the clear instead.
     #[error(
-        "{node} asks for TLS, which this build has not for AMQP; use amqp:// inside a trusted network, or a TLS proxy beside the bridge"
+        "no TLS with RabbitMQ at {node}: {reason}; check RABBITMQ_CA_FILE, and that RABBITMQ_URL names the host as its certificate does"
     )]
     Tls {
         /// The address, its password hidden.
         node: String,
+        /// What the handshake came to.
+        reason: String,
     },
     /// An exchange or a queue is not there, and we may not make it.
     #[error(
@@ -330,6 +349,7 @@ pub(crate) mod tests {
     pub(crate) fn config() -> BrokerConfig {
         BrokerConfig {
             nodes: vec!["amqp://127.0.0.1:1".parse().unwrap()],
+            trust: None,
             exchange: "events.topic".to_owned(),
             queue: "events.sse".to_owned(),
             queue_type: QueueType::Stream,
@@ -346,6 +366,7 @@ pub(crate) mod tests {
             publish_pool_size: 2,
             read_back_readers: 4,
             history_max_age: Duration::from_secs(600),
+            revocations: None,
         }
     }
 }

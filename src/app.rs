@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
@@ -12,19 +12,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::amqp::{self, BrokerConfig, Consumer, DeadLetters, Publisher, QueueType};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, KeyRefresh, Revocations};
 use crate::bridge::{Bridge, ReadBacks, Rules};
 use crate::config::Config;
 use crate::embedded;
 use crate::event::id::Mark;
 use crate::event::topic::TopicPattern;
 use crate::http::console::console;
-use crate::http::server::{Room, Server, ServerLimits};
+use crate::http::proxies::TrustedProxies;
+use crate::http::rate::ConnectionRate;
+use crate::http::server::{Pace, Room, Server, ServerLimits};
+use crate::http::tls::Tls;
 use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::publish::{AddressHeaders, Exchange, Publishing};
+use crate::publish::{Exchange, Publishing};
+use crate::revoke::{self, Feed, Revoking};
 use crate::transport::{Limits, Transport};
 
 /// How often the history lets go of what is too old where no event does it in passing.
@@ -39,8 +43,16 @@ pub struct App {
     bridge: Bridge,
     /// Who waits for what is read back, and who reads; none where nothing can be.
     read_back: Option<(amqp::ReadBacks, ReadBacks)>,
+    /// What is revoked, and who hears of it; nobody where no tokens are checked.
+    revocations: Revocations,
+    /// Whether nothing may be sent before all that was revoked is known.
+    awaits_revocations: bool,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
     source: Source,
+    /// What fetches the keys of tokens, where they are from a key server.
+    key_refresh: Option<KeyRefresh>,
     public: Server,
+    tls: Option<Arc<Tls>>,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
     admin: Option<Server>,
     drain: Duration,
@@ -60,6 +72,11 @@ struct Head {
     exchange: Exchange,
     numbering: Numbering,
     authenticator: Authenticator,
+    key_refresh: Option<KeyRefresh>,
+    revocations: Revocations,
+    awaits_revocations: bool,
+    revocation_feed: Option<(amqp::Revocations, Feed)>,
+    revoking: Option<Arc<Revoking>>,
     /// Pages on the public listener besides the service itself.
     pages: Router,
     has_admin: bool,
@@ -69,9 +86,10 @@ impl App {
     /// Builds `serve`. RabbitMQ is not asked yet: it may be away.
     ///
     /// # Errors
-    /// When a port cannot be had.
+    /// When a port cannot be had, or nothing tells a key server from another.
     pub fn serve(config: &Config) -> anyhow::Result<Self> {
         let (metrics, lifecycle) = (Metrics::new()?, Lifecycle::default());
+        let (authenticator, key_refresh) = Authenticator::new(&config.auth, &metrics)?;
         let broker = Arc::new(config.broker.clone());
         let publisher = Publisher::new(&broker);
         let dead_letters =
@@ -82,14 +100,45 @@ impl App {
             Arc::clone(&metrics),
             lifecycle.clone(),
         );
+        let revocations = match &broker.revocations {
+            Some(_) => Revocations::awaited(),
+            None => Revocations::default(),
+        };
+        let awaits_revocations = config.auth.mode.tells_apart();
+        if awaits_revocations {
+            lifecycle.await_revocations();
+        }
+        let revocation_feed = broker.revocations.clone().map(|stream| {
+            let feed = Feed {
+                revocations: revocations.clone(),
+                metrics: Arc::clone(&metrics),
+                lifecycle: lifecycle.clone(),
+            };
+            let (broker, metrics) = (Arc::clone(&broker), Arc::clone(&metrics));
+            let reader = amqp::Revocations::new(broker, stream, metrics, lifecycle.clone());
+            (reader, feed)
+        });
+        let revoking = broker.revocations.clone().map(|stream| {
+            Arc::new(Revoking {
+                revocations: revocations.clone(),
+                publisher: publisher.clone(),
+                stream,
+                metrics: Arc::clone(&metrics),
+            })
+        });
         let head = Head {
+            revocations,
+            awaits_revocations,
+            revocation_feed,
+            revoking,
             exchange: Exchange::Broker(publisher.clone(), broker.exchange.clone()),
             source: Source::Broker(consumer, publisher),
             read_back: broker.reads_back().then(|| {
                 amqp::ReadBacks::new(Arc::clone(&broker), Arc::clone(&metrics), lifecycle.clone())
             }),
             numbering: numbering(&broker),
-            authenticator: Authenticator::new(&config.auth),
+            authenticator,
+            key_refresh,
             pages: Router::new(),
             has_admin: true,
         };
@@ -115,6 +164,12 @@ impl App {
             read_back: None,
             numbering: Numbering::Sequence(epoch()),
             authenticator: Authenticator::for_dev(),
+            key_refresh: None,
+            // There are no tokens.
+            revocations: Revocations::default(),
+            awaits_revocations: false,
+            revocation_feed: None,
+            revoking: None,
             pages: console().merge(operations::metrics(Arc::clone(&metrics))),
             has_admin: false,
         };
@@ -131,12 +186,14 @@ impl App {
         let rules = Arc::new(Rules {
             address: config.address.clone(),
             payload: config.payload,
+            marking: config.marking.clone(),
         });
         let waiting = ReadBacks::new(Arc::clone(&rules), hub.readings());
         let bridge = Bridge::new(rules, head.numbering, writer, Arc::clone(&metrics));
         let transport = Transport {
             hub: hub.clone(),
             authenticator: head.authenticator.clone(),
+            revocations: head.revocations.clone(),
             attributes: config
                 .address
                 .attribute_names()
@@ -151,13 +208,9 @@ impl App {
         };
         let publishing = Publishing {
             authenticator: head.authenticator,
+            revocations: head.revocations.clone(),
             exchange: head.exchange,
-            headers: AddressHeaders {
-                user: config.address.user_header.clone(),
-                team: config.address.team_header.clone(),
-                channel: config.address.channel_header.clone(),
-                tenant: config.address.tenant_header.clone(),
-            },
+            address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
         };
         let public = routes::public(
@@ -173,17 +226,34 @@ impl App {
                 connections: config.http.max_connections,
                 when_full: routes::full(lifecycle.clone(), origins),
             }),
+            pace: (config.http.max_connection_rate_per_address != 0).then(|| Pace {
+                rate: Arc::new(ConnectionRate::new(
+                    config.http.max_connection_rate_per_address,
+                )),
+                when_over: routes::too_fast(lifecycle.clone(), origins),
+            }),
+            proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
             sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
             room: None,
+            pace: None,
+            proxies: TrustedProxies::default(),
             stall: config.sse.stall,
             sockets: None,
         };
+        let tls = config
+            .http
+            .tls
+            .clone()
+            .map(|files| Tls::load(files, metrics.tls_certificate_expiry.clone()))
+            .transpose()
+            .context("the TLS certificate or its key cannot be used")?
+            .map(Arc::new);
         let admin = head
             .has_admin
-            .then(|| routes::admin(Arc::clone(&metrics), lifecycle.clone()))
+            .then(|| routes::admin(Arc::clone(&metrics), head.revoking, lifecycle.clone()))
             .map(|router| {
                 bind(
                     "ADMIN_BIND",
@@ -191,18 +261,31 @@ impl App {
                     router,
                     unlimited,
                     &metrics,
+                    None,
                 )
             })
             .transpose()?;
         Ok(Self {
-            public: bind("HTTP_BIND", config.http.bind, public, limits, &metrics)?,
+            public: bind(
+                "HTTP_BIND",
+                config.http.bind,
+                public,
+                limits,
+                &metrics,
+                tls.clone(),
+            )?,
+            tls,
             admin,
             lifecycle,
             metrics,
             hub,
             bridge,
             read_back: head.read_back.map(|readers| (readers, waiting)),
+            revocations: head.revocations,
+            awaits_revocations: head.awaits_revocations,
+            revocation_feed: head.revocation_feed,
             source: head.source,
+            key_refresh: head.key_refresh,
             drain: config.drain,
         })
     }
@@ -228,8 +311,13 @@ impl App {
             hub,
             bridge,
             read_back,
+            revocations,
+            awaits_revocations,
+            revocation_feed,
             source,
+            key_refresh,
             public,
+            tls,
             admin,
             drain,
         } = self;
@@ -240,7 +328,20 @@ impl App {
             Source::Embedded(_) => None,
         };
         let mut intake = match source {
-            Source::Broker(consumer, _) => lifecycle.intake.spawn("intake", consumer.run(bridge)),
+            Source::Broker(consumer, _) => {
+                let must_know = awaits_revocations.then(|| revocations.clone());
+                let stopping = lifecycle.intake.stopping();
+                lifecycle.intake.spawn("intake", async move {
+                    // Streams are open, and are sent nothing before it is known whose must not be.
+                    if let Some(revocations) = must_know {
+                        tokio::select! {
+                            () = revocations.informed() => {}
+                            () = stopping => return,
+                        }
+                    }
+                    consumer.run(bridge).await;
+                })
+            }
             Source::Embedded(queue) => lifecycle.intake.spawn(
                 "intake",
                 queue.run(bridge, lifecycle.clone(), Arc::clone(&metrics)),
@@ -249,9 +350,27 @@ impl App {
         if let Some((readers, waiting)) = read_back {
             lifecycle.intake.spawn("read-back", readers.run(waiting));
         }
-        lifecycle
-            .doors
-            .spawn("housekeeping", housekeeping(hub.clone(), lifecycle.clone()));
+        if let Some((reader, feed)) = revocation_feed {
+            lifecycle.streams.spawn("revocations", reader.run(feed));
+        }
+        lifecycle.doors.spawn(
+            "housekeeping",
+            housekeeping(
+                hub.clone(),
+                revocations,
+                Arc::clone(&metrics),
+                lifecycle.clone(),
+            ),
+        );
+        if let Some(refresh) = key_refresh {
+            lifecycle
+                .doors
+                .spawn("keys", refresh.run(lifecycle.doors.stopping()));
+        }
+        if let Some(tls) = tls {
+            let looking = tls.look_after(lifecycle.clone());
+            lifecycle.doors.spawn("certificate", looking);
+        }
         lifecycle.doors.spawn(
             "public listener",
             public.run(lifecycle.streams.clone(), lifecycle.clone()),
@@ -317,14 +436,23 @@ async fn drain_within(
 }
 
 /// Lets go of what is too old, every now and then.
-async fn housekeeping(hub: Hub, lifecycle: Lifecycle) {
+async fn housekeeping(
+    hub: Hub,
+    revocations: Revocations,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping = std::pin::pin!(lifecycle.doors.stopping());
     loop {
         tokio::select! {
             () = &mut stopping => return,
-            now = ticks.tick() => hub.expire(now),
+            now = ticks.tick() => {
+                hub.expire(now);
+                revocations.forget(SystemTime::now());
+                metrics.revocations.set(revoke::count(&revocations));
+            }
         }
     }
 }
@@ -348,8 +476,9 @@ fn bind(
     router: Router,
     limits: ServerLimits,
     metrics: &Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 ) -> anyhow::Result<Server> {
-    Server::bind(address, router, limits, Arc::clone(metrics)).with_context(|| {
+    Server::bind(address, router, limits, Arc::clone(metrics), tls).with_context(|| {
         format!("cannot listen on {address}: free the port, or set {setting} to another (port 0 takes any)")
     })
 }

@@ -1,13 +1,27 @@
-//! Who a request speaks for, and what that one may see. This module decides rights and does nothing else: it opens no
-//! socket and knows no stream.
+//! Who a request speaks for, and what that one may see. This module decides rights and does nothing else: it knows no
+//! stream, and the only address that it ever asks is that of the key server which the operator named.
 
+mod authenticator;
 mod credentials;
+mod jwt;
+mod claims;
+mod keys;
+mod jwks;
 mod grant;
+mod revocations;
 
 use std::fmt;
 
-pub use self::credentials::{Authenticator, Unauthenticated};
+pub use jsonwebtoken::{Algorithm, AlgorithmFamily};
+
+pub use self::authenticator::{Authenticator, Unauthenticated};
+pub use self::claims::{BadClaim, ClaimName, ClaimNames};
+pub use self::credentials::{ACCESS_TOKEN, BadCredentials, CookiePlace, Places, Shown};
 pub use self::grant::{Forbidden, Grant, Permission, Reach, Validity, Wanted};
+pub use self::jwks::{JwksConfig, KeyRefresh, KeysUnavailable, NoClient};
+pub use self::jwt::{BadToken, TokenRules};
+pub use self::keys::{BadKeyFile, KeySet};
+pub use self::revocations::{Refused, Revocation, Revocations, Subject, Watch};
 
 /// How requests are told apart.
 #[derive(Clone, Debug)]
@@ -16,6 +30,28 @@ pub enum AuthMode {
     None,
     /// A trusted front end shows one shared secret; the `user_id` and `team_id` it asks for are then believed.
     Token(Secret),
+    /// Each shows a JSON Web Token, which says who it is and what it may see.
+    Jwt(Box<JwtConfig>),
+}
+
+impl AuthMode {
+    /// Whether tokens are checked, so that there is something to revoke.
+    #[must_use]
+    pub fn checks_tokens(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Token(_) | Self::Jwt(_) => true,
+        }
+    }
+
+    /// Whether tokens say whose they are. Where they do not, whoever shows one decides that anew with each request.
+    #[must_use]
+    pub fn tells_apart(&self) -> bool {
+        match self {
+            Self::None | Self::Token(_) => false,
+            Self::Jwt(_) => true,
+        }
+    }
 }
 
 /// Settings of this module.
@@ -23,6 +59,33 @@ pub enum AuthMode {
 pub struct AuthConfig {
     /// How requests are told apart.
     pub mode: AuthMode,
+    /// Where a token may stand.
+    pub places: Places,
+}
+
+/// How JSON Web Tokens are judged.
+#[derive(Clone, Debug)]
+pub struct JwtConfig {
+    /// What verifies signatures.
+    pub keys: KeySource,
+    /// What else is asked of a token.
+    pub rules: TokenRules,
+}
+
+/// Where keys are from: exactly one place.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// A secret that whoever signs has as well.
+    Secret(Secret),
+    /// A file, which was read.
+    File(KeySet),
+    /// A key server.
+    Jwks(JwksConfig),
+}
+
+impl KeySource {
+    /// The fewest bytes of a secret: as many as SHA-256 gives (RFC 7518 §3.2).
+    pub const MIN_SECRET_BYTES: usize = 32;
 }
 
 /// A value that is never printed.

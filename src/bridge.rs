@@ -21,7 +21,7 @@ pub use self::read_back::ReadBacks;
 
 use self::duplicates::Duplicates;
 use crate::event::address::{Address, AddressRules};
-use crate::event::id::{EventId, Mark, Position};
+use crate::event::id::{EventId, Marking, Position};
 use crate::event::payload::PayloadRules;
 use crate::event::{Break, Event, EventName, Intake, Message, Poison, Verdict};
 use crate::frame::Frame;
@@ -35,12 +35,27 @@ pub struct Rules {
     pub address: AddressRules,
     /// What its body must be.
     pub payload: PayloadRules,
+    /// How its id tells it from what else may have stood where it stands in a stream.
+    pub marking: Marking,
 }
 
 impl Rules {
     fn judge(&self, message: &Message) -> Result<Address, Poison> {
         self.payload.check(&message.body)?;
         self.address.address(message)
+    }
+
+    /// The id of a message of a stream: where it stands, and the mark of what stands there.
+    fn id_of_record(&self, message: &Message) -> EventId {
+        let position = message.position.unwrap_or(Position::new(0));
+        let mark = self.marking.mark(
+            position,
+            &message.routing_key,
+            message.message_id.as_deref(),
+            message.timestamp,
+            &message.body,
+        );
+        EventId { position, mark }
     }
 }
 
@@ -82,22 +97,9 @@ impl Bridge {
                     mark,
                 }
             }
-            (Numbering::Offsets, _) => id_of_record(message),
+            (Numbering::Offsets, _) => self.rules.id_of_record(message),
         }
     }
-}
-
-/// The id of a message of a stream: where it stands, and the mark of what stands there.
-fn id_of_record(message: &Message) -> EventId {
-    let position = message.position.unwrap_or(Position::new(0));
-    let mark = Mark::of_record(
-        position,
-        &message.routing_key,
-        message.message_id.as_deref(),
-        message.timestamp,
-        &message.body,
-    );
-    EventId { position, mark }
 }
 
 /// A message that was found good, as an event.

@@ -4,6 +4,7 @@ mod dev;
 mod serve;
 mod check;
 mod publish;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +55,11 @@ enum Command {
     ///
     /// Example: sse-bridge publish --topic team.7.job.9.status --data '{"state":"done"}'
     Publish(publish::Arguments),
+    /// Mint: print a JSON Web Token that serve with the same settings takes, for trying things out
+    ///
+    /// Signs with AUTH_JWT_SECRET, or with --key-file where the server has public keys. Reaches nothing; prints the token
+    /// alone. Example: curl -N -H "Authorization: Bearer $(sse-bridge token --user 42 --team 7)" http://127.0.0.1:8080/events
+    Token(token::Arguments),
 }
 
 /// The exit code for a configuration that cannot be used (sysexits.h: EX_USAGE).
@@ -82,6 +88,9 @@ impl Cli {
             Command::Check => with_config(Config::load(&sources), check::run),
             Command::Publish(arguments) => with_config(Config::for_publish(&sources), |config| {
                 publish::run(config, arguments)
+            }),
+            Command::Token(arguments) => with_config(Config::for_token(&sources), |config| {
+                token::run(config, &arguments)
             }),
         }
     }

@@ -12,23 +12,31 @@ mod contradictions;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
 
 pub use self::raw::Sources;
+pub use self::value::duration;
 
 use self::raw::{Raw, Setting};
 use self::value::{
-    LONGEST_NAME, amqp_address, binding_key, boolean, cors_origins, duration, exchange_name,
-    header_name, limit, list, list_or_none, log_filter, memory_size, mode_name, number, one_of,
-    parsed, queue_expires, queue_name, replica_name, seconds, size, socket_address, token,
+    LONGEST_NAME, algorithm, amqp_address, binding_key, boolean, cookie_name, cors_origins,
+    event_id_key, exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size,
+    networks, number, one_of, parsed, path, queue_expires, queue_name, replica_name,
+    revocation_age, seconds, signing_secret, size, socket_address, string_or_uri, token,
 };
-use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType};
-use crate::auth::{AuthConfig, AuthMode};
+use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, RevocationStream, Trust};
+use crate::auth::{
+    Algorithm, AuthConfig, AuthMode, ClaimName, ClaimNames, CookiePlace, JwksConfig, JwtConfig,
+    KeySet, KeySource, Places, TokenRules,
+};
 use crate::event::address::{AddressRules, JsonPointer, RoutingKeyTemplate};
+use crate::event::id::Marking;
 use crate::event::payload::{PayloadFormat, PayloadRules};
 use crate::event::topic::TopicPattern;
+use crate::http::tls::{Tls, TlsFiles, Which};
 use crate::http::{CorsOrigins, HttpConfig};
 use crate::hub::{Backpressure, HubConfig};
 use crate::transport::SseConfig;
@@ -42,6 +50,8 @@ pub struct Config {
     pub address: AddressRules,
     /// What bodies may be.
     pub payload: PayloadRules,
+    /// How ids of a stream's events are marked.
+    pub marking: Marking,
     /// Listeners and their limits.
     pub http: HttpConfig,
     /// Streams to browsers.
@@ -118,6 +128,16 @@ impl Config {
         Self::read(sources, Command::Publish)
     }
 
+    /// The configuration of `token`, which reaches nothing: how JWTs are judged is all that is looked at, and without
+    /// `AUTH_MODE` it is as if that were `jwt`. Where `serve` would only verify, no key is needed.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn for_token(sources: &Sources) -> Result<Self, ConfigError> {
+        Self::read(sources, Command::Token)
+    }
+
     /// The configuration of `dev`: no broker, no login, no admin listener (what is set of these is not looked at), and
     /// a listener that only this machine reaches.
     ///
@@ -162,7 +182,16 @@ impl Config {
 enum Command {
     Serve,
     Publish,
+    Token,
     Dev,
+}
+
+/// A value of `AUTH_MODE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AuthModeName {
+    Jwt,
+    Token,
+    None,
 }
 
 /// The judging of a configuration, and what was found so far.
@@ -180,25 +209,33 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self) -> Option<Config> {
         let mut hub = self.hub();
-        let broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
+        let mut broker = self.broker(hub.as_ref().map(|hub| hub.max_age));
         if let (Some(hub), Some(broker)) = (&mut hub, &broker) {
             hub.reads_back = self.command == Command::Serve && broker.reads_back();
         }
         let address = self.address();
         let payload = self.payload();
+        let marking = self
+            .optional(&raw::EVENT_ID_KEY, event_id_key)
+            .unwrap_or_default();
         let http = self.http();
         let sse = self.sse();
-        let auth = self.auth();
+        let auth = self.auth(http.as_ref().map(|http| &http.cors_origins));
+        let revocations = auth.as_ref().and_then(|auth| self.revocations(auth));
+        if let Some(broker) = &mut broker {
+            broker.revocations = revocations;
+        }
         let log = self.log();
         let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
         let config = Config {
             broker: broker?,
             address: address?,
             payload: payload?,
+            marking,
             http: http?,
             sse: sse?,
             hub: hub?,
-            auth,
+            auth: auth?,
             log: log?,
             drain: drain?,
             warnings: Vec::new(),
@@ -209,9 +246,10 @@ impl Reader<'_> {
 
     fn broker(&mut self, history_max_age: Option<Duration>) -> Option<BrokerConfig> {
         let nodes = match self.command {
-            Command::Dev => Vec::new(),
+            Command::Dev | Command::Token => Vec::new(),
             Command::Serve | Command::Publish => self.nodes(),
         };
+        let trust = self.trust(&nodes);
         let queue_scope = self.value(
             &raw::RABBITMQ_EVENTS_QUEUE_SCOPE,
             one_of(&[
@@ -231,6 +269,7 @@ impl Reader<'_> {
         self.heartbeats_of_nodes(heartbeat);
         Some(BrokerConfig {
             nodes,
+            trust,
             exchange: self.value(&raw::RABBITMQ_EVENTS_EXCHANGE, exchange_name)?,
             queue: self.queue(queue_scope)?,
             queue_type,
@@ -255,6 +294,18 @@ impl Reader<'_> {
             read_back_readers: self
                 .value(&raw::RABBITMQ_READ_BACK_READERS, number(0..=64, "readers"))?,
             history_max_age: history_max_age?,
+            // As the settings of identity say, which are read later.
+            revocations: None,
+        })
+    }
+
+    /// Where replicas tell each other what was revoked: in a stream beside the events' queue, whatever that is.
+    fn revocations(&mut self, auth: &AuthConfig) -> Option<RevocationStream> {
+        let max_age = self.value(&raw::AUTH_REVOCATION_MAX_AGE, revocation_age)?;
+        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name)?;
+        auth.mode.checks_tokens().then(|| RevocationStream {
+            queue: format!("{queue}.revocations"),
+            max_age,
         })
     }
 
@@ -267,6 +318,28 @@ impl Reader<'_> {
         }
         self.optional(&raw::RABBITMQ_URL, list(amqp_address))
             .unwrap_or_default()
+    }
+
+    /// Whose certificates are believed, where a node is asked for TLS.
+    fn trust(&mut self, nodes: &[AmqpAddress]) -> Option<Trust> {
+        let of_file =
+            |text: &str| Trust::of_file(Path::new(text)).map_err(|error| error.to_string());
+        let given = self.raw.given(&raw::RABBITMQ_CA_FILE).is_some();
+        let trust = self.optional(&raw::RABBITMQ_CA_FILE, of_file);
+        match (nodes.iter().any(AmqpAddress::is_tls), given) {
+            (true, true) => trust,
+            (true, false) => Trust::of_system()
+                .map_err(|error| self.problem(&raw::RABBITMQ_URL, &error.to_string()))
+                .ok(),
+            (false, true) if !nodes.is_empty() => {
+                self.contradiction(
+                    [&raw::RABBITMQ_CA_FILE, &raw::RABBITMQ_URL],
+                    "without TLS nobody shows a certificate: write amqps://, or take the file out",
+                );
+                None
+            }
+            (false, _) => None,
+        }
     }
 
     /// A heartbeat of the URL's own goes before the setting: fine, unless both are given and differ.
@@ -367,14 +440,18 @@ impl Reader<'_> {
     fn http(&mut self) -> Option<HttpConfig> {
         let everywhere_or_here = match self.command {
             Command::Dev => Some("127.0.0.1:8080"),
-            Command::Serve | Command::Publish => raw::HTTP_BIND.default,
+            Command::Serve | Command::Publish | Command::Token => raw::HTTP_BIND.default,
         };
         let config = HttpConfig {
             bind: self.value_or(&raw::HTTP_BIND, everywhere_or_here, socket_address)?,
+            tls: self.tls(),
             admin_bind: self.value(&raw::ADMIN_BIND, socket_address)?,
             cors_origins: self
                 .optional(&raw::HTTP_CORS_ORIGINS, cors_origins)
                 .unwrap_or(CorsOrigins::None),
+            trusted_proxies: self
+                .optional(&raw::HTTP_TRUSTED_PROXIES, networks)
+                .unwrap_or_default(),
             max_connections: self
                 .optional(&raw::HTTP_MAX_CONNECTIONS, limit("connections"))
                 .unwrap_or_else(what_descriptors_allow),
@@ -382,6 +459,10 @@ impl Reader<'_> {
                 .value(&raw::HTTP_MAX_CONNECTIONS_PER_USER, limit("streams"))?,
             max_connections_per_address: self
                 .value(&raw::HTTP_MAX_CONNECTIONS_PER_IP, limit("streams"))?,
+            max_connection_rate_per_address: self.value(
+                &raw::HTTP_MAX_CONNECTION_RATE_PER_IP,
+                number(0..=1_000_000, "connections a second (0: no limit)"),
+            )?,
         };
         if self.command == Command::Dev && !config.bind.ip().is_loopback() {
             self.problem(
@@ -390,6 +471,33 @@ impl Reader<'_> {
             );
         }
         Some(config)
+    }
+
+    /// Certificate and key, both or neither. Looked into at once, so that `check` finds what `serve` would.
+    fn tls(&mut self) -> Option<TlsFiles> {
+        let certificate = self.optional(&raw::HTTP_TLS_CERT_FILE, path);
+        let key = self.optional(&raw::HTTP_TLS_KEY_FILE, path);
+        let (Some(certificate), Some(key)) = (certificate.clone(), key.clone()) else {
+            if certificate.is_some() || key.is_some() {
+                self.contradiction(
+                    [&raw::HTTP_TLS_CERT_FILE, &raw::HTTP_TLS_KEY_FILE],
+                    "one is of no use without the other: set both, or neither",
+                );
+            }
+            return None;
+        };
+        let files = TlsFiles { certificate, key };
+        // Whoever only publishes may not be able to read the key, and need not.
+        if self.command != Command::Publish
+            && let Err(error) = Tls::check(&files)
+        {
+            let setting = match error.which {
+                Which::Certificate => &raw::HTTP_TLS_CERT_FILE,
+                Which::Key => &raw::HTTP_TLS_KEY_FILE,
+            };
+            self.problem(setting, &error.to_string());
+        }
+        Some(files)
     }
 
     fn sse(&mut self) -> Option<SseConfig> {
@@ -421,39 +529,135 @@ impl Reader<'_> {
         })
     }
 
-    fn auth(&mut self) -> AuthConfig {
-        let token = self.optional(&raw::AUTH_TOKEN, token);
-        let given = self.raw.given(&raw::AUTH_TOKEN).is_some();
-        let mode = match self.optional(&raw::AUTH_MODE, mode_name) {
-            Some("token") => {
-                if !given {
+    fn auth(&mut self, origins: Option<&CorsOrigins>) -> Option<AuthConfig> {
+        let modes = [
+            ("jwt", AuthModeName::Jwt),
+            ("token", AuthModeName::Token),
+            ("none", AuthModeName::None),
+        ];
+        let named = self.optional(&raw::AUTH_MODE, one_of(&modes));
+        if named.is_none()
+            && self.command == Command::Serve
+            && self.raw.given(&raw::AUTH_MODE).is_none()
+        {
+            self.missing(
+                &raw::AUTH_MODE,
+                "jwt (each client shows a token of its own), token (a trusted front end shows AUTH_TOKEN), or none \
+                 (whoever reaches the port reads every event)",
+            );
+        }
+        let name = named.unwrap_or(match self.command {
+            Command::Token => AuthModeName::Jwt,
+            Command::Serve | Command::Publish | Command::Dev => AuthModeName::None,
+        });
+        let places = self.places(name, origins)?;
+        let shared = self.optional(&raw::AUTH_TOKEN, token);
+        let jwt = self.jwt(name);
+        self.settings_of_other_modes(name);
+        let mode = match name {
+            AuthModeName::None => AuthMode::None,
+            AuthModeName::Token => {
+                if self.raw.given(&raw::AUTH_TOKEN).is_none() {
                     self.missing(
                         &raw::AUTH_TOKEN,
                         "the secret that AUTH_MODE=token is about: at least 16 characters (openssl rand -hex 32)",
                     );
                 }
-                token.map_or(AuthMode::None, AuthMode::Token)
+                shared.map_or(AuthMode::None, AuthMode::Token)
             }
-            Some(_) => {
-                if given {
-                    self.contradiction(
-                        [&raw::AUTH_TOKEN, &raw::AUTH_MODE],
-                        "the token would protect nothing: write AUTH_MODE=token, or take the token out",
+            AuthModeName::Jwt => jwt.map_or(AuthMode::None, |jwt| AuthMode::Jwt(Box::new(jwt))),
+        };
+        Some(AuthConfig { mode, places })
+    }
+
+    /// Where a token may stand. Whose pages may use a cookie is what CORS names.
+    fn places(&mut self, mode: AuthModeName, origins: Option<&CorsOrigins>) -> Option<Places> {
+        let name = self.optional(&raw::AUTH_COOKIE, cookie_name);
+        let query = self.value(&raw::AUTH_QUERY_TOKEN, boolean)?;
+        if query && mode == AuthModeName::None && self.command == Command::Serve {
+            self.contradiction(
+                [&raw::AUTH_QUERY_TOKEN, &raw::AUTH_MODE],
+                "there is no token to take from anywhere: take the first out",
+            );
+        }
+        if name.is_some() && origins == Some(&CorsOrigins::Any) {
+            self.contradiction(
+                [&raw::AUTH_COOKIE, &raw::HTTP_CORS_ORIGINS],
+                "browsers would send the cookie for every page: name the origins that may use it",
+            );
+        }
+        let origins = match origins {
+            Some(CorsOrigins::Exactly(origins)) => origins
+                .iter()
+                .filter_map(|origin| origin.to_str().ok())
+                .map(str::to_owned)
+                .collect(),
+            Some(CorsOrigins::None | CorsOrigins::Any) | None => Vec::new(),
+        };
+        let cookie = name.map(|name| CookiePlace { name, origins });
+        Some(Places { cookie, query })
+    }
+
+    fn jwt(&mut self, mode: AuthModeName) -> Option<JwtConfig> {
+        let given = self.optional(&raw::AUTH_JWT_ALGORITHMS, list(algorithm));
+        let secret = self.optional(&raw::AUTH_JWT_SECRET, signing_secret);
+        let asymmetric = self.raw.given(&raw::AUTH_JWT_SECRET).is_none();
+        let by_kind: &[Algorithm] = if asymmetric {
+            &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]
+        } else {
+            &[Algorithm::HS256]
+        };
+        let algorithms = given.unwrap_or_else(|| by_kind.to_vec());
+        let file = self.optional(&raw::AUTH_JWT_PUBLIC_KEY_FILE, |path| {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("cannot be read: {error}"))?;
+            KeySet::of_pem(&text, &algorithms).map_err(|error| error.to_string())
+        });
+        let refresh = self.value(&raw::AUTH_JWKS_REFRESH_SECONDS, seconds(10..=86_400))?;
+        let jwks = self.optional(&raw::AUTH_JWKS_URL, |url| JwksConfig::new(url, refresh));
+        let rules = TokenRules {
+            algorithms,
+            issuers: self.strings(&raw::AUTH_JWT_ISSUER),
+            audiences: self.strings(&raw::AUTH_JWT_AUDIENCE),
+            leeway: self.value(&raw::AUTH_LEEWAY_SECONDS, seconds(0..=30))?,
+            claims: ClaimNames {
+                user: self.value(&raw::AUTH_CLAIM_USER, parsed::<ClaimName>)?,
+                teams: self.value(&raw::AUTH_CLAIM_TEAMS, parsed::<ClaimName>)?,
+                channels: self.value(&raw::AUTH_CLAIM_CHANNELS, parsed::<ClaimName>)?,
+                tenant: self.value(&raw::AUTH_CLAIM_TENANT, parsed::<ClaimName>)?,
+                permissions: self.value(&raw::AUTH_CLAIM_PERMISSIONS, parsed::<ClaimName>)?,
+            },
+        };
+        self.contradictions_of_claims();
+        self.contradictions_of_keys(&rules.algorithms);
+        let keys = match (secret, file, jwks) {
+            (Some(secret), _, _) => KeySource::Secret(secret),
+            (None, Some(keys), _) => KeySource::File(keys),
+            (None, None, Some(jwks)) => KeySource::Jwks(jwks),
+            (None, None, None) => {
+                let any = [
+                    &raw::AUTH_JWT_SECRET,
+                    &raw::AUTH_JWT_PUBLIC_KEY_FILE,
+                    &raw::AUTH_JWKS_URL,
+                ];
+                let none_given = any.iter().all(|setting| self.raw.given(setting).is_none());
+                if mode == AuthModeName::Jwt && none_given && self.command == Command::Serve {
+                    self.problems.push(
+                        "AUTH_MODE=jwt has no key to verify tokens with: set one of AUTH_JWT_SECRET, \
+                         AUTH_JWT_PUBLIC_KEY_FILE, AUTH_JWKS_URL"
+                            .to_owned(),
                     );
                 }
-                AuthMode::None
-            }
-            None => {
-                if self.command == Command::Serve && self.raw.given(&raw::AUTH_MODE).is_none() {
-                    self.missing(
-                        &raw::AUTH_MODE,
-                        "token (a trusted front end shows AUTH_TOKEN), or none (whoever reaches the port reads every event)",
-                    );
-                }
-                AuthMode::None
+                // `token` may be given a key to sign with on its command line, and `publish` has no clients.
+                KeySource::File(KeySet::none())
             }
         };
-        AuthConfig { mode }
+        Some(JwtConfig { keys, rules })
+    }
+
+    fn strings(&mut self, setting: &Setting) -> Vec<String> {
+        self.optional(setting, list(string_or_uri))
+            .unwrap_or_default()
     }
 
     fn log(&mut self) -> Option<LogConfig> {

@@ -236,6 +236,16 @@ pub trait ReadBack: Send + 'static {
     fn room(&mut self) -> impl Future<Output = bool> + Send;
 }
 
+/// What takes what replicas tell each other beside the events: implemented by whoever it concerns, fed by `amqp`, which
+/// does not know what it says.
+pub trait Notices: Send + 'static {
+    /// Takes one record. It may have been given before, and must not mind. Synchronous and fast.
+    fn accept(&mut self, body: &[u8]);
+
+    /// All that was told before this process began has been accepted. May be called again.
+    fn caught_up(&mut self);
+}
+
 /// How a log can fail to go on where it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {

@@ -34,6 +34,7 @@ pub mod hub;
 pub mod auth;
 pub mod transport;
 pub mod publish;
+pub mod revoke;
 pub mod problem;
 pub mod http;
 pub mod config;

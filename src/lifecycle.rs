@@ -25,6 +25,8 @@ pub struct Lifecycle {
     pub doors: Stage,
     /// Written once by the source when it first had its broker; read by `/readyz`.
     connected: Arc<AtomicBool>,
+    /// Set before anything runs, where tokens say whose they are; taken back once it is known which were revoked.
+    awaits_revocations: Arc<AtomicBool>,
 }
 
 /// Whether this replica should be given traffic, and why not.
@@ -34,6 +36,8 @@ pub enum Readiness {
     Ready,
     /// The broker has not been reached since the start.
     Connecting,
+    /// Which tokens were revoked has not been read since the start.
+    Uninformed,
     /// This process is ending.
     Draining,
 }
@@ -45,15 +49,27 @@ impl Lifecycle {
         self.connected.store(true, Ordering::Release);
     }
 
+    /// Clients are not to be sent here before it is known which tokens were revoked.
+    pub fn await_revocations(&self) {
+        self.awaits_revocations.store(true, Ordering::Release);
+    }
+
+    /// It is known which tokens were revoked. That RabbitMQ is away later on does not take readiness away.
+    pub fn mark_informed(&self) {
+        self.awaits_revocations.store(false, Ordering::Release);
+    }
+
     /// What `/readyz` answers.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         if self.intake.is_stopping() {
             Readiness::Draining
-        } else if self.connected.load(Ordering::Acquire) {
-            Readiness::Ready
-        } else {
+        } else if !self.connected.load(Ordering::Acquire) {
             Readiness::Connecting
+        } else if self.awaits_revocations.load(Ordering::Acquire) {
+            Readiness::Uninformed
+        } else {
+            Readiness::Ready
         }
     }
 }
@@ -98,5 +114,24 @@ impl Stage {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_is_ready_when_it_has_its_broker_and_knows_what_was_revoked_until_it_drains()
+    {
+        let lifecycle = Lifecycle::default();
+        lifecycle.await_revocations();
+        assert_eq!(lifecycle.readiness(), Readiness::Connecting);
+        lifecycle.mark_connected();
+        assert_eq!(lifecycle.readiness(), Readiness::Uninformed);
+        lifecycle.mark_informed();
+        assert_eq!(lifecycle.readiness(), Readiness::Ready);
+        lifecycle.intake.stop().await;
+        assert_eq!(lifecycle.readiness(), Readiness::Draining);
     }
 }

@@ -24,11 +24,16 @@ pub const CLOSE_REASONS: &[&str] = &["client", "stalled", "slow", "drain", "expi
 pub const REFUSAL_REASONS: &[&str] = &[
     "bad_request",
     "unauthorized",
+    "revoked",
     "forbidden",
+    "keys_unavailable",
     "connection_limit",
     "user_limit",
     "address_limit",
+    "address_rate",
 ];
+/// What became of an attempt to fetch keys.
+pub const JWKS_OUTCOMES: &[&str] = &["fetched", "failed"];
 /// Why an event did not reach a client that was entitled to it (one count a client), or nobody at all.
 pub const DROP_REASONS: &[&str] = &["slow", "superseded", "expired"];
 /// Why a message went to the dead-letter exchange.
@@ -53,10 +58,16 @@ pub struct Metrics {
     pub connections: Gauges,
     /// TCP connections open now on the public listener.
     pub sockets: IntGauge,
+    /// When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.
+    pub tls_certificate_expiry: IntGauge,
     /// Streams that ended, by reason.
     pub connections_closed: Counters,
     /// Requests for a stream, or connections, that were refused, by reason.
     pub connections_refused: Counters,
+    /// Attempts to fetch keys from the key server, by outcome.
+    pub jwks_refreshes: Counters,
+    /// Keys of the key server that can verify a token.
+    pub jwks_keys: IntGauge,
     /// Deliveries handed over for judging, repeats included.
     pub events_consumed: IntCounter,
     /// Events handed to clients, one count a client, by transport.
@@ -79,6 +90,12 @@ pub struct Metrics {
     pub read_back_readers: IntGauge,
     /// Records those have read.
     pub read_back_records: IntCounter,
+    /// Revocations known now: tokens and users that are refused.
+    pub revocations: IntGauge,
+    /// 1 while this replica hears what others revoke, else 0.
+    pub revocations_up: IntGauge,
+    /// Records among the revocations that cannot be read.
+    pub revocations_malformed: IntCounter,
     /// 1 while the consumer's link to the broker is up, else 0.
     pub broker_up: IntGauge,
     /// Times the consumer's link was made again after it had been lost.
@@ -116,6 +133,10 @@ impl Metrics {
         let metrics = Self {
             connections: make.gauges("connections", "Streams open now.", "transport", TRANSPORTS)?,
             sockets: make.gauge("sockets", "TCP connections open now on the public listener.")?,
+            tls_certificate_expiry: make.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate of the public listener ends, in seconds since 1970; 0 without TLS.",
+            )?,
             connections_closed: make.counters("connections_closed_total", "Streams that ended.", "reason", CLOSE_REASONS)?,
             connections_refused: make.counters(
                 "connections_refused_total",
@@ -123,6 +144,8 @@ impl Metrics {
                 "reason",
                 REFUSAL_REASONS,
             )?,
+            jwks_refreshes: make.counters("jwks_refreshes_total", "Attempts to fetch keys from the key server.", "outcome", JWKS_OUTCOMES)?,
+            jwks_keys: make.gauge("jwks_keys", "Keys of the key server that can verify a token.")?,
             events_consumed: make.counter("events_consumed_total", "Deliveries handed over for judging, repeats included.")?,
             events_delivered: make.counters(
                 "events_delivered_total",
@@ -150,6 +173,9 @@ impl Metrics {
             resumes: make.counters("resumes_total", "Returning clients, by what became of their cursor.", "outcome", RESUME_OUTCOMES)?,
             read_back_readers: make.gauge("read_back_readers", "Readings of the stream under way, for clients whose id is older than memory.")?,
             read_back_records: make.counter("read_back_records_total", "Records that those have read.")?,
+            revocations: make.gauge("revocations", "Revocations known now: tokens and users that are refused.")?,
+            revocations_up: make.gauge("revocations_up", "1 while this replica hears what others revoke, else 0.")?,
+            revocations_malformed: make.counter("revocations_malformed_total", "Records among the revocations that cannot be read.")?,
             broker_up: make.gauge("broker_up", "1 while the consumer's link to the broker is up, else 0.")?,
             broker_reconnects: make.counter("broker_reconnects_total", "Times the consumer's link was made again after it was lost.")?,
             queue_messages: make.gauge("queue_messages", "Messages in the events queue as RabbitMQ counts them; on a stream, those it retains.")?,

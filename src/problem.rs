@@ -6,6 +6,11 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::auth::{BadCredentials, Refused, Unauthenticated};
+
+/// How long a client should wait for a key server to come back, in seconds.
+const KEYS_RETRY_AFTER_SECONDS: u16 = 10;
+
 /// An error answer. The title is its status' own; the detail says what was wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -40,15 +45,6 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// 401, with the scheme that would be right (RFC 9110 §11.6.1).
-    #[must_use]
-    pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self {
-            header: Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            ..Self::new(StatusCode::UNAUTHORIZED, detail)
-        }
-    }
-
     /// 403: known, but not allowed.
     #[must_use]
     pub fn forbidden(detail: impl Into<String>) -> Self {
@@ -69,6 +65,65 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         self.status
     }
+}
+
+/// What every door answers to whom it does not know.
+impl From<Unauthenticated> for Problem {
+    fn from(error: Unauthenticated) -> Self {
+        let detail = error.to_string();
+        let (status, code) = match error {
+            // RFC 6750 §3.1: who shows nothing is told no error code.
+            Unauthenticated::Credentials(BadCredentials::Missing) => {
+                (StatusCode::UNAUTHORIZED, None)
+            }
+            Unauthenticated::Credentials(BadCredentials::ForeignPage) => {
+                return Self::forbidden(detail);
+            }
+            Unauthenticated::Credentials(
+                BadCredentials::InQuery | BadCredentials::Contradicting,
+            ) => (StatusCode::BAD_REQUEST, Some("invalid_request")),
+            Unauthenticated::Credentials(BadCredentials::Malformed | BadCredentials::NoToken)
+            | Unauthenticated::Wrong
+            | Unauthenticated::Token(_) => (StatusCode::UNAUTHORIZED, Some("invalid_token")),
+            Unauthenticated::Unavailable(_) => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Self::later(status, KEYS_RETRY_AFTER_SECONDS, detail);
+            }
+        };
+        Self {
+            header: Some((WWW_AUTHENTICATE, challenge(code, &detail))),
+            ..Self::new(status, detail)
+        }
+    }
+}
+
+/// What every door answers to whose token was good once, or may be.
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let detail = error.to_string();
+        match error.retry_after_seconds() {
+            None => Self {
+                header: Some((WWW_AUTHENTICATE, challenge(Some("invalid_token"), &detail))),
+                ..Self::new(StatusCode::UNAUTHORIZED, detail)
+            },
+            Some(seconds) => Self::later(StatusCode::SERVICE_UNAVAILABLE, seconds, detail),
+        }
+    }
+}
+
+/// The scheme that would be right, and what was wrong (RFC 6750 §3, RFC 9110 §11.6.1).
+fn challenge(code: Option<&str>, detail: &str) -> HeaderValue {
+    let bare = HeaderValue::from_static("Bearer");
+    let Some(code) = code else {
+        return bare;
+    };
+    // RFC 6750 §3: neither quotes nor backslashes, nothing but ASCII.
+    let legal = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    let detail: String = detail.chars().filter(legal).collect();
+    HeaderValue::try_from(format!(
+        r#"Bearer error="{code}", error_description="{detail}""#
+    ))
+    .unwrap_or(bare)
 }
 
 impl IntoResponse for Problem {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::amqp;
-use crate::auth::{Authenticator, Permission};
+use crate::auth::{Authenticator, Forbidden, Grant, Permission, Revocations, Shown};
 use crate::embedded;
+use crate::event::address::AddressRules;
 use crate::event::audience::Identifier;
 use crate::event::{EventName, HeaderValue, Message};
 use crate::problem::Problem;
@@ -24,10 +25,12 @@ use crate::problem::Problem;
 pub struct Publishing {
     /// Who may publish.
     pub authenticator: Authenticator,
+    /// Who may no longer.
+    pub revocations: Revocations,
     /// Where to.
     pub exchange: Exchange,
-    /// The names of the headers that address an event.
-    pub headers: AddressHeaders,
+    /// How events are addressed, and so which headers say for whom one is.
+    pub address: AddressRules,
     /// The largest body that is taken, in bytes; 0 is no limit.
     pub max_bytes: usize,
 }
@@ -39,19 +42,6 @@ pub enum Exchange {
     Broker(amqp::Publisher, String),
     /// That of `dev`.
     Embedded(embedded::Exchange),
-}
-
-/// The names of the AMQP headers by which a producer addresses an event.
-#[derive(Clone, Debug)]
-pub struct AddressHeaders {
-    /// For one user.
-    pub user: String,
-    /// For one team.
-    pub team: String,
-    /// For one channel.
-    pub channel: String,
-    /// Inside one tenant.
-    pub tenant: String,
 }
 
 /// How long a body may take to come.
@@ -84,23 +74,28 @@ struct NewEvent<'a> {
 /// Answers `POST /publish`: 202 once the broker has confirmed.
 ///
 /// # Errors
-/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it cannot be had.
+/// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it
+/// cannot be had, or when nobody knows yet what was revoked.
 pub async fn publish(
     State(publishing): State<Arc<Publishing>>,
+    method: Method,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let grant = publishing
-        .authenticator
-        .authenticate(&headers)
-        .map_err(|error| Problem::unauthorized(error.to_string()))?;
-    grant
-        .require(Permission::Publish)
-        .map_err(|error| Problem::forbidden(error.to_string()))?;
+    let shown = Shown {
+        method: &method,
+        headers: &headers,
+        query: query.as_deref(),
+    };
+    let grant = publishing.authenticator.authenticate(shown).await?;
+    grant.require(Permission::Publish).map_err(forbidden)?;
     let body = publishing.read(body).await?;
     let event: NewEvent<'_> =
         serde_json::from_slice(&body).map_err(|error| unprocessable(error.to_string()))?;
-    let message = publishing.message(event, &body)?;
+    let message = publishing.message(event, &body, &grant)?;
+    // The last: on a replica that has just started it may take a while to know.
+    publishing.revocations.check(&grant).await?;
     match &publishing.exchange {
         Exchange::Broker(publisher, exchange) => {
             publisher.publish(outgoing(message, exchange.clone())).await.map_err(|error| match error {
@@ -152,8 +147,13 @@ impl Publishing {
         }
     }
 
-    /// The message that says what the request says, checked before the broker sees it.
-    fn message(&self, event: NewEvent<'_>, body: &Bytes) -> Result<Message, Problem> {
+    /// The message that says what the request says, checked before the broker sees it, inside the publisher's own tenant.
+    fn message(
+        &self,
+        event: NewEvent<'_>,
+        body: &Bytes,
+        grant: &Grant,
+    ) -> Result<Message, Problem> {
         let data = body.slice_ref(event.data.get().as_bytes());
         if self.max_bytes != 0 && data.len() > self.max_bytes {
             let detail = format!(
@@ -174,23 +174,23 @@ impl Publishing {
         if let Some(message_id) = &event.message_id {
             short("message_id", message_id)?;
         }
-        let mut headers = Vec::new();
-        for (member, header, value) in [
-            ("user_id", &self.headers.user, event.user_id),
-            ("team_id", &self.headers.team, event.team_id),
-            ("channel", &self.headers.channel, event.channel),
-            ("tenant_id", &self.headers.tenant, event.tenant_id),
-        ] {
-            if let Some(value) = value {
-                let legal: Result<Identifier, _> = value.parse();
-                legal.map_err(|error| unprocessable(format!("{member}: {error}")))?;
-                headers.push((header.clone(), HeaderValue::Text(value)));
-            }
-        }
-        Ok(Message {
+        let rules = &self.address;
+        let tenant = grant
+            .publishes_in(identifier("tenant_id", event.tenant_id)?)
+            .map_err(forbidden)?;
+        let headers = [
+            (&rules.user_header, identifier("user_id", event.user_id)?),
+            (&rules.team_header, identifier("team_id", event.team_id)?),
+            (&rules.channel_header, identifier("channel", event.channel)?),
+            (&rules.tenant_header, tenant),
+        ];
+        let headers = headers.into_iter().filter_map(|(header, value)| {
+            Some((header.clone(), HeaderValue::Text(value?.to_string())))
+        });
+        let message = Message {
             position: None,
             routing_key: event.topic,
-            headers,
+            headers: headers.collect(),
             kind: event.r#type,
             message_id: event.message_id,
             timestamp: SystemTime::now()
@@ -200,7 +200,14 @@ impl Publishing {
             expiration: None,
             redelivered: false,
             body: data,
-        })
+        };
+        // A topic may name a tenant, too. What no rule addresses reaches nobody.
+        if let Ok(address) = rules.address(&message) {
+            grant
+                .publishes_in(address.audience.tenant)
+                .map_err(forbidden)?;
+        }
+        Ok(message)
     }
 }
 
@@ -233,6 +240,23 @@ fn short(member: &str, value: &str) -> Result<(), Problem> {
         "{member} has {} bytes; AMQP takes at most {SHORT_STRING_BYTES}",
         value.len()
     )))
+}
+
+fn identifier(member: &str, value: Option<String>) -> Result<Option<Identifier>, Problem> {
+    value
+        .map(|value| {
+            let legal: Result<Identifier, _> = value.parse();
+            legal.map_err(|error| unprocessable(format!("{member}: {error}")))
+        })
+        .transpose()
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what `map_err` hands over it hands over whole"
+)]
+fn forbidden(error: Forbidden) -> Problem {
+    Problem::forbidden(error.to_string())
 }
 
 fn unprocessable(detail: impl Into<String>) -> Problem {

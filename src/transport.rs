@@ -8,9 +8,9 @@ pub mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::limits::Limits;
+pub use self::limits::{ClientAddress, Limits};
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Revocations};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 
@@ -32,6 +32,8 @@ pub struct Transport {
     pub hub: Hub,
     /// Who may see them.
     pub authenticator: Authenticator,
+    /// Who may no longer.
+    pub revocations: Revocations,
     /// The attributes that clients may filter by: those that a routing-key template names.
     pub attributes: Vec<String>,
     /// How streams behave.

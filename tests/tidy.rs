@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("frame", &["event"]),
     ("hub", &["event", "frame", "metrics"]),
-    ("auth", &["event"]),
+    ("auth", &["event", "metrics"]),
     (
         "transport",
         &[
@@ -47,7 +47,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["amqp", "auth", "embedded", "event", "problem"]),
-    ("problem", &[]),
+    (
+        "revoke",
+        &["amqp", "auth", "event", "lifecycle", "metrics", "problem"],
+    ),
+    ("problem", &["auth"]),
     (
         "http",
         &[
@@ -56,6 +60,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "metrics",
             "problem",
             "publish",
+            "revoke",
             "transport",
         ],
     ),

@@ -167,9 +167,11 @@ impl AmqpAddress {
         Some(Duration::from_millis(milliseconds.clamp(100, 30_000)))
     }
 
-    /// What `lapin` connects with: the URI's own wishes first, then these. A heartbeat of zero is the broker's.
+    /// What `lapin` connects with: the URI's own wishes first, then these. A heartbeat of zero is the broker's. `lapin` is
+    /// never asked for TLS: that is under its sockets (see [`trust`](super::trust)).
     pub(super) fn uri(&self, heartbeat: Duration, frame_max: Option<u32>) -> AMQPUri {
         let mut uri = self.0.clone();
+        uri.scheme = AMQPScheme::AMQP;
         let seconds = u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX);
         let query = &mut uri.query;
         query.heartbeat = query.heartbeat.or(Some(seconds));

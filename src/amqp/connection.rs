@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::AmqpAddress;
 use super::mending;
+use super::trust::{self, Passage, Spoken};
 use super::{BrokerConfig, Error};
 
 /// How long a node may take to accept a TCP connection, unless its URI says otherwise.
@@ -34,6 +35,7 @@ pub(super) const SMALL_FRAMES: u32 = 16 * 1024;
 pub(super) enum Role {
     Consumer,
     ReadBack,
+    Revocations,
     Publisher,
     Check,
 }
@@ -43,6 +45,7 @@ impl Role {
         match self {
             Self::Consumer => "consumer",
             Self::ReadBack => "read-back",
+            Self::Revocations => "revocations",
             Self::Publisher => "publisher",
             Self::Check => "check",
         }
@@ -82,11 +85,12 @@ pub(super) async fn connect(
     frame_max: Option<u32>,
     suspicion: &Suspicion,
 ) -> Result<Connection, Error> {
-    knock(node, suspicion).await?;
+    knock(node, config, suspicion).await?;
+    let runtime = mending::runtime(Passage::to(node, config.trust.as_ref())?);
     let uri = node.uri(config.heartbeat, frame_max);
     match timeout(
         LOGIN,
-        Connection::connect_uri_with_runtime(uri, properties(config, role), mending::runtime()),
+        Connection::connect_uri_with_runtime(uri, properties(config, role), runtime),
     )
     .await
     {
@@ -118,13 +122,17 @@ pub(super) async fn connect_in_turn(
 }
 
 /// Makes sure that somebody is there before `lapin` connects, and that it speaks if it once did not.
-pub(super) async fn knock(node: &AmqpAddress, suspicion: &Suspicion) -> Result<(), Error> {
+pub(super) async fn knock(
+    node: &AmqpAddress,
+    config: &BrokerConfig,
+    suspicion: &Suspicion,
+) -> Result<(), Error> {
     if suspicion.0.load(Ordering::Relaxed) {
-        greet(node).await?;
+        greet(node, config).await?;
         suspicion.0.store(false, Ordering::Relaxed);
         Ok(())
     } else {
-        reach(node).await.map(drop)
+        reach(node, config).await.map(drop)
     }
 }
 
@@ -135,23 +143,33 @@ impl Suspicion {
     }
 }
 
-async fn reach(node: &AmqpAddress) -> Result<TcpStream, Error> {
-    if node.is_tls() {
-        // Without TLS compiled in, lapin would log in over plain TCP: the password in the clear.
-        return Err(Error::Tls {
-            node: node.to_string(),
-        });
-    }
-    let patience = node.connection_timeout().unwrap_or(REACH);
-    let reason = match timeout(patience, TcpStream::connect(node.endpoint())).await {
-        Ok(Ok(stream)) => return Ok(stream),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} ms", patience.as_millis()),
-    };
-    Err(Error::Unreachable {
+/// A connection, and TLS on it where the address asks for that: what is wrong with a certificate is said here.
+async fn reach(node: &AmqpAddress, config: &BrokerConfig) -> Result<Spoken, Error> {
+    let passage = Passage::to(node, config.trust.as_ref())?;
+    let unreachable = |reason: String| Error::Unreachable {
         node: node.to_string(),
         reason,
-    })
+    };
+    let patience = node.connection_timeout().unwrap_or(REACH);
+    let socket = match timeout(patience, TcpStream::connect(node.endpoint())).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Err(_) => {
+            let reason = format!("no answer within {} ms", patience.as_millis());
+            return Err(unreachable(reason));
+        }
+    };
+    match timeout(LOGIN, passage.over(socket)).await {
+        Ok(Ok(spoken)) => Ok(spoken),
+        Ok(Err(error)) => Err(match trust::refusal(&error) {
+            Some(reason) => Error::Tls {
+                node: node.to_string(),
+                reason,
+            },
+            None => unreachable(error.to_string()),
+        }),
+        Err(_) => Err(silent(node)),
+    }
 }
 
 /// A node that accepted, and then said nothing for [`LOGIN`].
@@ -176,8 +194,8 @@ pub(super) struct Greeting {
 }
 
 /// Reads the broker's greeting (`connection.start`, AMQP 0-9-1 §1.4.2.1), which `lapin` keeps to itself, and hangs up.
-pub(super) async fn greet(node: &AmqpAddress) -> Result<Greeting, Error> {
-    let mut stream = reach(node).await?;
+pub(super) async fn greet(node: &AmqpAddress, config: &BrokerConfig) -> Result<Greeting, Error> {
+    let mut stream = reach(node, config).await?;
     let conversation = async {
         stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
         // Type, channel, length of the payload; a greeting is some 500 bytes.

@@ -414,7 +414,7 @@ impl<I: Intake> Run<I> {
     async fn begin(&mut self, connection: &Connection) -> Result<Offset, Error> {
         if self.progress.needs_tail() {
             let config = &self.consumer.config;
-            match find_tail(connection, config).await? {
+            match find_tail(connection, &config.queue).await? {
                 Tail::At(tail) => self.progress.found_tail(Some(tail)),
                 Tail::Empty => self.progress.found_tail(None),
                 // Tried again with the next link, for ever: taken as empty, its history would come as news.
@@ -464,7 +464,7 @@ impl<I: Intake> Run<I> {
     /// Nothing came where the last record must be. Either the broker is slow, or the stream was made anew: only a record
     /// shows that, as none at all is what a broker says that has just started.
     async fn recognise(&mut self, connection: &Connection) -> Result<(), Error> {
-        if let Tail::At(tail) = find_tail(connection, &self.consumer.config).await?
+        if let Tail::At(tail) = find_tail(connection, &self.consumer.config.queue).await?
             && self.progress.is_another(tail)
         {
             self.start_over();

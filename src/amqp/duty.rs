@@ -410,7 +410,7 @@ impl Hand<'_> {
                 let oldest = self.first_record(Offset::First).await?;
                 return Ok(oldest.is_some_and(|oldest| oldest.position > newest.position));
             }
-            match stream::find_tail(self.connection, config).await? {
+            match stream::find_tail(self.connection, &config.queue).await? {
                 Tail::At(tail) if tail < newest.position => return Ok(false),
                 Tail::Empty => return Ok(false),
                 // It is there and does not come: the broker is slow, or has just started.

@@ -16,6 +16,11 @@ use async_rs::traits::{Executor, Reactor, RuntimeKit};
 use async_rs::util::Task;
 use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::future::{self, Either};
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+use super::connection::LOGIN;
+use super::trust::{Passage, Spoken};
 
 /// What stands where an illegal byte stood: the control character that Unicode keeps for this, SUB.
 pub(super) const SUBSTITUTE: char = '\u{1a}';
@@ -32,14 +37,15 @@ const HEADER: u8 = 2;
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const BASIC: [u8; 2] = [0, 60];
 
-/// The runtime that `lapin` is to connect with: tokio's, but for what its sockets read.
-pub(super) fn runtime() -> Runtime<Mending> {
-    Runtime::new(Mending(Tokio::current()))
+/// The runtime that `lapin` is to connect to one node with: tokio's, but for what its sockets read, and for what is under
+/// them.
+pub(super) fn runtime(passage: Passage) -> Runtime<Mending> {
+    Runtime::new(Mending(Tokio::current(), passage))
 }
 
-/// Tokio, with sockets that mend.
+/// Tokio, with sockets that mend, and the passage that each takes first.
 #[derive(Clone, Debug)]
-pub(super) struct Mending(Tokio);
+pub(super) struct Mending(Tokio, Passage);
 
 impl RuntimeKit for Mending {}
 
@@ -66,7 +72,7 @@ impl Executor for Mending {
 }
 
 impl Reactor for Mending {
-    type TcpStream = Mended<<Tokio as Reactor>::TcpStream>;
+    type TcpStream = Mended<Compat<Spoken>>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H: io::Read + io::Write + AsFd + AsRawFd + Send + 'static>(
@@ -92,7 +98,17 @@ impl Reactor for Mending {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(Mended::new(connecting.await?)) }
+        let passage = self.1.clone();
+        // A node that never ends its handshake must not keep `lapin`'s thread for ever.
+        let patience = self.0.sleep(LOGIN);
+        async move {
+            let socket = connecting.await?.into_inner();
+            let shaking = std::pin::pin!(passage.over(socket));
+            match future::select(shaking, std::pin::pin!(patience)).await {
+                Either::Left((spoken, _)) => Ok(Mended::new(spoken?.compat())),
+                Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
     }
 }
 

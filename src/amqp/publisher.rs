@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_lapin::{Object, Pool, PoolConfig, PoolError, Runtime, TimeoutType, Timeouts};
+use deadpool_lapin::{
+    Manager, Object, Pool, PoolConfig, PoolError, Runtime, TimeoutType, Timeouts,
+};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString};
@@ -20,6 +22,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{self, Role, SMALL_FRAMES, Suspicion};
+use super::mending;
+use super::trust::Passage;
 use super::{BrokerConfig, Error, topology};
 
 /// How long a publish may take, the connection it may need included.
@@ -256,7 +260,7 @@ impl Pools {
                 reason,
             });
         };
-        connection::knock(node, &self.suspicion).await?;
+        connection::knock(node, config, &self.suspicion).await?;
         let pool = match pool.get() {
             Some(pool) => pool,
             None => {
@@ -286,16 +290,22 @@ impl Pools {
             create: Some(connection::LOGIN),
             recycle: Some(connection::LOGIN),
         };
-        let settings = deadpool_lapin::Config {
-            url: Some(node.uri_text(config.heartbeat, self.frame_max)),
-            pool: Some(PoolConfig {
-                timeouts: patience,
-                ..PoolConfig::new(self.size)
-            }),
-        };
+        let passage =
+            Passage::to(node, config.trust.as_ref()).map_err(|error| error.to_string())?;
         let properties = connection::properties(config, Role::Publisher);
-        settings
-            .create_pool(move || properties.clone(), Runtime::Tokio1)
+        let manager = Manager::new(
+            node.uri_text(config.heartbeat, self.frame_max),
+            move || properties.clone(),
+            mending::runtime(passage),
+        );
+        let settings = PoolConfig {
+            timeouts: patience,
+            ..PoolConfig::new(self.size)
+        };
+        Pool::builder(manager)
+            .config(settings)
+            .runtime(Runtime::Tokio1)
+            .build()
             .map_err(|error| error.to_string())
     }
 

@@ -12,7 +12,7 @@ use tokio_stream::StreamExt;
 
 use super::message::position;
 use super::progress::Offset;
-use super::{BrokerConfig, Error, connection, topology};
+use super::{Error, connection, topology};
 use crate::event::Message;
 use crate::event::id::{Mark, Position};
 
@@ -74,21 +74,17 @@ pub(super) enum Tail {
 }
 
 /// Finds the newest record that there was when this was asked, however fast others come.
-pub(super) async fn find_tail(
-    connection: &Connection,
-    config: &BrokerConfig,
-) -> Result<Tail, Error> {
+pub(super) async fn find_tail(connection: &Connection, queue: &str) -> Result<Tail, Error> {
     let last = AMQPValue::LongString(LongString::from("last"));
-    let (channel, mut deliveries) =
-        open_at(connection, &config.queue, PROBE_PREFETCH, Some(last)).await?;
+    let (channel, mut deliveries) = open_at(connection, queue, PROBE_PREFETCH, Some(last)).await?;
     let began = Instant::now();
     // Whether every count so far was 0. One alone says nothing: until a broker has counted, it is 0.
     let mut seems_empty = true;
     let mut tail = loop {
         match timeout(SILENCE, deliveries.next()).await {
-            Ok(delivery) => break received(config, delivery)?,
+            Ok(delivery) => break received(queue, delivery)?,
             Err(_) => {
-                let counts = topology::passive_queue(connection, &config.queue).await?;
+                let counts = topology::passive_queue(connection, queue).await?;
                 seems_empty &= counts.is_some_and(|counts| counts.messages == 0);
                 if began.elapsed() >= LONG_SILENCE {
                     return Ok(match seems_empty {
@@ -111,7 +107,7 @@ pub(super) async fn find_tail(
         while waited < PROBE_PREFETCH
             && let Some(delivery) = deliveries.next().now_or_never()
         {
-            tail = received(config, delivery)?;
+            tail = received(queue, delivery)?;
             waited += 1;
         }
         all += u8::from(waited < PROBE_PREFETCH);
@@ -121,7 +117,7 @@ pub(super) async fn find_tail(
 
 /// The position and the tag of a record.
 fn received(
-    config: &BrokerConfig,
+    queue: &str,
     delivery: Option<lapin::Result<Delivery>>,
 ) -> Result<(Position, u64), Error> {
     match delivery {
@@ -132,7 +128,7 @@ fn received(
         }
         Some(Err(error)) => Err(connection::lost("looking for the newest record", &error)),
         None => Err(Error::Cancelled {
-            queue: config.queue.clone(),
+            queue: queue.to_owned(),
         }),
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{self, Role, Suspicion, answer, is_not_found, open_channel, reply, short};
 use super::publisher::Publisher;
-use super::{AmqpAddress, BrokerConfig, Error, QueueScope, QueueType};
+use super::{AmqpAddress, BrokerConfig, Error, QueueScope, QueueType, RevocationStream};
 
 /// How long a queue may be without its home node, as it is for 0.3 s after a broker's start.
 const HOME_NODE: Duration = Duration::from_secs(5);
@@ -138,6 +138,20 @@ pub(super) async fn ensure_duty(
     match inspect_queue(connection, &wanted, Mode::of(config)).await? {
         State::Absent => Err(wanted.missing()),
         State::Made | State::Same | State::Adopted(_) | State::Uncompared(_) => Ok(()),
+    }
+}
+
+/// The same for the stream by which replicas tell each other what was revoked. Nor is that bound to anything else.
+pub(super) async fn ensure_revocations(
+    connection: &Connection,
+    config: &BrokerConfig,
+    stream: &RevocationStream,
+) -> Result<Made, Error> {
+    let wanted = revocation_queue(stream);
+    match inspect_queue(connection, &wanted, Mode::of(config)).await? {
+        State::Absent => Err(wanted.missing()),
+        State::Made => Ok(Made::Now),
+        State::Same | State::Adopted(_) | State::Uncompared(_) => Ok(Made::Before),
     }
 }
 
@@ -302,6 +316,8 @@ async fn declare_exchange(
 struct Wanted {
     name: String,
     arguments: Vec<(&'static str, Value)>,
+    /// Which setting an argument comes from.
+    settings: &'static [(&'static str, &'static str)],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -354,6 +370,11 @@ fn events_queue(config: &BrokerConfig) -> Wanted {
     Wanted {
         name: config.queue.clone(),
         arguments,
+        settings: &[
+            ("x-queue-type", "RABBITMQ_EVENTS_QUEUE_TYPE"),
+            ("x-max-age", "RABBITMQ_STREAM_MAX_AGE"),
+            ("x-max-length-bytes", "RABBITMQ_STREAM_MAX_BYTES"),
+        ],
     }
 }
 
@@ -365,6 +386,7 @@ fn dead_letter_queue(config: &BrokerConfig) -> Wanted {
     Wanted {
         name: config.dead_letter_queue.clone(),
         arguments,
+        settings: &[],
     }
 }
 
@@ -377,6 +399,22 @@ fn duty_queue(config: &BrokerConfig) -> Wanted {
             ("x-single-active-consumer", Value::Flag(true)),
             ("x-delivery-limit", Value::Number(DELIVERY_LIMIT)),
         ],
+        settings: &[],
+    }
+}
+
+/// No limit by size: nothing that is revoked may push out what was revoked before it.
+fn revocation_queue(stream: &RevocationStream) -> Wanted {
+    let segment = i64::try_from(SMALLEST_SEGMENT).unwrap_or(i64::MAX);
+    let kind = Value::Text(QueueType::Stream.as_str().to_owned());
+    Wanted {
+        name: stream.queue.clone(),
+        arguments: vec![
+            ("x-queue-type", kind),
+            ("x-max-age", Value::Text(age(stream.max_age))),
+            ("x-stream-max-segment-size-bytes", Value::Number(segment)),
+        ],
+        settings: &[("x-max-age", "AUTH_REVOCATION_MAX_AGE")],
     }
 }
 
@@ -489,6 +527,12 @@ impl Wanted {
         self.arguments.push((name, theirs));
     }
 
+    /// The setting that an argument comes from.
+    fn setting_of(&self, argument: &str) -> Option<&'static str> {
+        let found = self.settings.iter().find(|(name, _)| *name == argument);
+        found.map(|(_, setting)| *setting)
+    }
+
     fn differs(&self, mut differences: Vec<Difference>) -> Error {
         // Of another type of queue everything differs.
         if let Some(index) = differences
@@ -499,7 +543,7 @@ impl Wanted {
         }
         let settings: Vec<_> = differences
             .iter()
-            .filter_map(|each| setting_of(&each.argument))
+            .filter_map(|each| self.setting_of(&each.argument))
             .collect();
         let change = match settings.len() {
             0 => String::new(),
@@ -514,16 +558,6 @@ impl Wanted {
                 "{change}name another queue, or delete this one (its messages are lost) and let it be made anew"
             ),
         }
-    }
-}
-
-/// The setting that an argument comes from.
-fn setting_of(argument: &str) -> Option<&'static str> {
-    match argument {
-        "x-queue-type" => Some("RABBITMQ_EVENTS_QUEUE_TYPE"),
-        "x-max-age" => Some("RABBITMQ_STREAM_MAX_AGE"),
-        "x-max-length-bytes" => Some("RABBITMQ_STREAM_MAX_BYTES"),
-        _ => None,
     }
 }
 
@@ -803,6 +837,9 @@ pub async fn check(config: &BrokerConfig) -> Result<Report, Error> {
     if config.queue_type == QueueType::Stream {
         check_duty_queue(&connection, config, &mut report).await?;
     }
+    if let Some(stream) = &config.revocations {
+        check_revocation_queue(&connection, stream, config, &mut report).await?;
+    }
     connection::close(&connection).await;
     let publisher = Publisher::new(config);
     match publisher.reach().await {
@@ -846,7 +883,7 @@ async fn check_node(
     node: &AmqpAddress,
     config: &BrokerConfig,
 ) -> Result<(Connection, connection::Greeting), Error> {
-    let greeting = connection::greet(node).await?;
+    let greeting = connection::greet(node, config).await?;
     let frame_max = Some(connection::SMALL_FRAMES);
     let suspicion = Suspicion::default();
     let connection = connection::connect(node, config, Role::Check, frame_max, &suspicion).await?;
@@ -997,6 +1034,24 @@ async fn check_duty_queue(
     let wanted = duty_queue(config);
     let thing = format!(
         "quorum queue `{}` (by which replicas agree on who dead-letters)",
+        wanted.name
+    );
+    let state = inspect_queue(connection, &wanted, Mode::Look).await;
+    if !compared(state, &thing, report)? {
+        absent(config, wanted.missing(), report);
+    }
+    Ok(())
+}
+
+async fn check_revocation_queue(
+    connection: &Connection,
+    stream: &RevocationStream,
+    config: &BrokerConfig,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let wanted = revocation_queue(stream);
+    let thing = format!(
+        "stream queue `{}` (by which replicas tell each other what was revoked)",
         wanted.name
     );
     let state = inspect_queue(connection, &wanted, Mode::Look).await;

@@ -1,7 +1,8 @@
 //! What one may see and do. Deny by default: what a grant does not name is not granted, and every door asks here.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use crate::event::audience::{Audience, Identifier, Recipient};
 use crate::event::scope::Scope;
@@ -24,6 +25,8 @@ pub struct Validity {
     pub issued_at: Option<SystemTime>,
     /// What tells its token from all others (RFC 7519 §4.1.7), if it bears an id.
     pub token_id: Option<String>,
+    /// By how much its issuer's clock may differ from ours: for so long after its end a stream goes on.
+    pub leeway: Duration,
 }
 
 /// Which audiences a grant opens.
@@ -67,6 +70,15 @@ impl Permission {
             Self::Publish => "events:publish",
             Self::Admin => "events:admin",
         }
+    }
+}
+
+impl FromStr for Permission {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|one| one.as_str() == text);
+        named.ok_or_else(|| "write events:read, events:publish or events:admin".to_owned())
     }
 }
 
@@ -131,6 +143,11 @@ impl Grant {
         &self.validity
     }
 
+    /// Whether nobody is told apart by it.
+    pub(super) fn is_undivided(&self) -> bool {
+        matches!(self.reach, Reach::Undivided)
+    }
+
     /// Who holds it, if that is known: what limits per user count by.
     #[must_use]
     pub fn user(&self) -> Option<&Identifier> {
@@ -158,6 +175,21 @@ impl Grant {
             Ok(())
         } else {
             Err(Forbidden::Permission(permission))
+        }
+    }
+
+    /// The tenant that an event stays inside which is published by this grant and asks for the tenant `asked`. Somebody's
+    /// is their own, whatever is asked for.
+    ///
+    /// # Errors
+    /// [`Forbidden::Tenant`] when another one is asked for.
+    pub fn publishes_in(&self, asked: Option<Identifier>) -> Result<Option<Identifier>, Forbidden> {
+        match (&self.reach, asked) {
+            (Reach::Undivided, asked) => Ok(asked),
+            (Reach::Somebody { tenant, .. }, Some(asked)) if tenant.as_ref() != Some(&asked) => {
+                Err(Forbidden::Tenant(asked))
+            }
+            (Reach::Somebody { tenant, .. }, _) => Ok(tenant.clone()),
         }
     }
 
@@ -262,6 +294,8 @@ fn audiences(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn name(text: &str) -> Identifier {
@@ -425,5 +459,226 @@ mod tests {
         };
         let grant = Grant::undivided(&[Permission::Read]);
         assert_eq!(grant.scope(&nothing), Err(Forbidden::Nothing));
+    }
+
+    #[test]
+    fn what_somebody_publishes_stays_in_their_own_tenant() {
+        let acme = || Some(name("acme"));
+        let of_acme = grant(&Permission::ALL);
+        assert_eq!(of_acme.publishes_in(None), Ok(acme()));
+        assert_eq!(of_acme.publishes_in(acme()), Ok(acme()));
+        let other = Some(name("other"));
+        assert_eq!(
+            of_acme.publishes_in(other.clone()),
+            Err(Forbidden::Tenant(name("other")))
+        );
+        let of_nobody = somebody(None, None, BTreeSet::new(), Vec::new(), true);
+        assert_eq!(of_nobody.publishes_in(None), Ok(None));
+        assert!(of_nobody.publishes_in(other.clone()).is_err());
+        let undivided = Grant::undivided(&Permission::ALL);
+        assert_eq!(undivided.publishes_in(other.clone()), Ok(other));
+    }
+
+    fn somebody(
+        tenant: Option<Identifier>,
+        user: Option<Identifier>,
+        teams: BTreeSet<Identifier>,
+        channels: Vec<TopicPattern>,
+        admin: bool,
+    ) -> Grant {
+        let reach = Reach::Somebody {
+            tenant,
+            user,
+            teams,
+            channels,
+        };
+        let mut permissions = vec![Permission::Read];
+        permissions.extend(admin.then_some(Permission::Admin));
+        Grant::new(reach, permissions, Validity::default())
+    }
+
+    /// What a token says, as the specification below reads it.
+    #[derive(Clone, Debug)]
+    struct Token {
+        tenant: Option<&'static str>,
+        user: Option<&'static str>,
+        teams: BTreeSet<&'static str>,
+        channels: BTreeSet<&'static str>,
+        admin: bool,
+    }
+
+    impl Token {
+        fn grant(&self) -> Grant {
+            let channels = self.channels.iter().map(|one| one.parse().unwrap());
+            somebody(
+                self.tenant.map(name),
+                self.user.map(name),
+                self.teams.iter().copied().map(name).collect(),
+                channels.collect(),
+                self.admin,
+            )
+        }
+
+        /// Whether it opens an audience: the rule, naively. `None` is everybody.
+        fn opens(&self, tenant: Option<&str>, kind: Option<&str>, asked: &str) -> bool {
+            let words: Vec<&str> = asked.split('.').collect();
+            self.tenant == tenant
+                && match kind {
+                    Some("user") => self.user == Some(asked),
+                    Some("team") => self.teams.iter().any(|team| *team == asked),
+                    Some(_) => self.channels.iter().any(|pattern| match *pattern {
+                        "#" => true,
+                        "*" => words.len() == 1,
+                        "a.*" => words.len() == 2 && words[0] == "a",
+                        literal => literal == asked,
+                    }),
+                    None => true,
+                }
+        }
+    }
+
+    const NAMES: &[&str] = &["a", "b", "a.b", "A", "a.b.a"];
+    const TENANTS: &[Option<&str>] = &[None, Some("a"), Some("b")];
+
+    fn names() -> impl Strategy<Value = BTreeSet<&'static str>> {
+        proptest::collection::btree_set(proptest::sample::select(NAMES), 0..4)
+    }
+
+    fn tokens() -> impl Strategy<Value = Token> {
+        let patterns = proptest::sample::select(&["#", "*", "a.*", "a", "a.b"][..]);
+        (
+            proptest::sample::select(TENANTS),
+            proptest::option::of(proptest::sample::select(NAMES)),
+            names(),
+            proptest::collection::btree_set(patterns, 0..3),
+            any::<bool>(),
+        )
+            .prop_map(|(tenant, user, teams, channels, admin)| Token {
+                tenant,
+                user,
+                teams,
+                channels,
+                admin,
+            })
+    }
+
+    fn wishes() -> impl Strategy<Value = Wanted> {
+        let list = || names().prop_map(|names| names.into_iter().map(name).collect::<Vec<_>>());
+        (
+            list(),
+            list(),
+            list(),
+            proptest::sample::select(TENANTS),
+            proptest::option::of(any::<bool>()),
+            any::<bool>(),
+        )
+            .prop_map(|(users, teams, channels, tenant, all, broadcast)| Wanted {
+                users,
+                teams,
+                channels,
+                tenant: tenant.map(name),
+                all,
+                broadcast,
+            })
+    }
+
+    /// Every audience there is in this small world.
+    fn world() -> Vec<Audience> {
+        let kinds: [fn(Identifier) -> Recipient; 3] =
+            [Recipient::User, Recipient::Team, Recipient::Channel];
+        let mut all = Vec::new();
+        for tenant in TENANTS {
+            let named = kinds
+                .iter()
+                .flat_map(|kind| NAMES.iter().map(|text| kind(name(text))));
+            all.extend(
+                named
+                    .chain([Recipient::Broadcast])
+                    .map(|recipient| Audience {
+                        tenant: tenant.map(name),
+                        recipient,
+                    }),
+            );
+        }
+        all
+    }
+
+    fn opens(token: &Token, audience: &Audience) -> bool {
+        let tenant = audience.tenant.as_ref().map(Identifier::as_str);
+        match &audience.recipient {
+            Recipient::User(user) => token.opens(tenant, Some("user"), user.as_str()),
+            Recipient::Team(team) => token.opens(tenant, Some("team"), team.as_str()),
+            Recipient::Channel(channel) => token.opens(tenant, Some("channel"), channel.as_str()),
+            Recipient::Broadcast => token.opens(tenant, None, ""),
+        }
+    }
+
+    proptest! {
+        /// What is sent is what was asked for, and nothing that the naive rule does not open; and a request is refused
+        /// exactly when it asks for something that is not opened.
+        #[test]
+        fn a_scope_is_what_the_specification_says(token in tokens(), asked in wishes()) {
+            let everything = asked.all == Some(true);
+            let nobody_named = asked.recipients().is_empty();
+            let fenced = asked.tenant.as_ref().map(Identifier::as_str);
+            let granted = (fenced.is_none() || fenced == token.tenant)
+                && if everything {
+                    token.admin
+                } else {
+                    asked.recipients().into_iter().all(|recipient| {
+                        let tenant = token.tenant.map(name);
+                        opens(&token, &Audience { tenant, recipient })
+                    })
+                };
+            let wanted = |audience: &Audience| match &audience.recipient {
+                Recipient::Broadcast => asked.broadcast,
+                _ if everything => true,
+                Recipient::User(user) => asked.users.contains(user) || nobody_named,
+                Recipient::Team(team) => asked.teams.contains(team) || nobody_named,
+                Recipient::Channel(channel) => asked.channels.contains(channel),
+            };
+            // All of an admin's tenant, and without a tenant all there is.
+            let within = |audience: &Audience| {
+                if everything {
+                    token.tenant.is_none() || audience.tenant.as_ref().map(Identifier::as_str) == token.tenant
+                } else {
+                    opens(&token, audience)
+                }
+            };
+            match token.grant().scope(&asked) {
+                Ok(scope) => {
+                    prop_assert!(granted);
+                    for audience in world() {
+                        let expected = within(&audience) && wanted(&audience);
+                        prop_assert_eq!(scope.covers(&audience), expected, "{}", audience);
+                    }
+                }
+                Err(Forbidden::Nothing) => {
+                    prop_assert!(granted && !everything);
+                    prop_assert!(!world().iter().any(|audience| within(audience) && wanted(audience)));
+                }
+                Err(_) => prop_assert!(!granted),
+            }
+        }
+
+        /// Whatever is asked for, taking something out of a token never lets it see more.
+        #[test]
+        fn a_narrower_token_never_sees_more(token in tokens(), other in tokens(), asked in wishes()) {
+            let narrower = Token {
+                tenant: token.tenant,
+                user: token.user.filter(|_| other.user.is_some()),
+                teams: token.teams.intersection(&other.teams).copied().collect(),
+                channels: token.channels.intersection(&other.channels).copied().collect(),
+                admin: token.admin && other.admin,
+            };
+            if let Ok(narrow) = narrower.grant().scope(&asked) {
+                let wide = token.grant().scope(&asked);
+                prop_assert!(wide.is_ok(), "{:?}", wide);
+                let wide = wide.unwrap();
+                for audience in world() {
+                    prop_assert!(!narrow.covers(&audience) || wide.covers(&audience), "{}", audience);
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::duplicates::Duplicates;
-use super::{Rules, event, id_of_record, is_expired};
+use super::{Rules, event, is_expired};
 use crate::event::id::Position;
 use crate::event::{self, Message};
 use crate::frame::Frame;
@@ -58,7 +58,7 @@ impl event::ReadBack for ReadBack {
     }
 
     fn accept(&mut self, message: Message) {
-        let id = id_of_record(&message);
+        let id = self.rules.id_of_record(&message);
         let now = Instant::now();
         let Ok(address) = self.rules.judge(&message) else {
             self.reading.pass(id);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::raw;
 use super::value::queue_name;
-use super::{Command, Config, HttpConfig, Reader, SseConfig, what_descriptors_allow};
+use super::{AuthModeName, Command, Config, HttpConfig, Reader, SseConfig, what_descriptors_allow};
 use crate::amqp::{BrokerConfig, QueueScope, QueueType};
+use crate::auth::{Algorithm, AlgorithmFamily};
 use crate::event::address::AddressRules;
 use crate::event::payload::PayloadFormat;
 use crate::hub::HubConfig;
@@ -16,7 +17,7 @@ const PATIENCE_OF_PROXIES: Duration = Duration::from_secs(60);
 
 impl Reader<'_> {
     pub(super) fn contradictions(&mut self, config: &Config) {
-        if self.command != Command::Dev {
+        if !matches!(self.command, Command::Dev | Command::Token) {
             self.contradictions_of_the_broker(&config.broker);
         }
         self.contradictions_of_addressing(&config.address, config.payload.format);
@@ -54,12 +55,43 @@ impl Reader<'_> {
                 "poison would come back for ever: name two queues",
             );
         }
+        let taken = |name: &str| {
+            let revocations = broker.revocations.as_ref();
+            revocations.is_some_and(|stream| stream.queue == name)
+        };
+        if taken(&broker.queue) {
+            self.contradiction(
+                [&raw::REPLICA_NAME, &raw::RABBITMQ_EVENTS_QUEUE],
+                "the queue would have the name of the stream by which replicas tell each other what was revoked: name \
+                 the replica otherwise",
+            );
+        }
+        if taken(&broker.dead_letter_queue) {
+            self.contradiction(
+                [
+                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &raw::RABBITMQ_EVENTS_QUEUE,
+                ],
+                "that is the name of the stream by which replicas tell each other what was revoked: name another queue",
+            );
+        }
         let retained = broker.stream_max_age;
         if stream && !retained.is_zero() && broker.history_max_age > retained {
             self.contradiction(
                 [&raw::HISTORY_MAX_AGE, &raw::RABBITMQ_STREAM_MAX_AGE],
                 "memory cannot reach further back than the stream it is filled from: lower the first or raise the second",
             );
+        }
+        let tells_apart = self
+            .raw
+            .given(&raw::AUTH_MODE)
+            .is_some_and(|given| given.text == "jwt");
+        if stream && tells_apart && self.raw.given(&raw::EVENT_ID_KEY).is_none() {
+            self.warnings.push(format!(
+                "{} is not set: ids of events that are not for a client confirm its guesses at what these say: set it to a \
+                 secret of at least 32 bytes, the same on all replicas (openssl rand -hex 32)",
+                raw::EVENT_ID_KEY.name
+            ));
         }
         if stream && broker.declare && retained.is_zero() && broker.stream_max_bytes == 0 {
             self.warnings.push(format!(
@@ -147,6 +179,102 @@ impl Reader<'_> {
                  LimitNOFILE=)",
                 self.said(&raw::HTTP_MAX_CONNECTIONS)
             ));
+        }
+    }
+
+    /// Settings that protect something in one mode only: where they are set in another, somebody is mistaken about what
+    /// protects the events.
+    pub(super) fn settings_of_other_modes(&mut self, mode: AuthModeName) {
+        let settings = [
+            (&raw::AUTH_TOKEN, AuthModeName::Token, "token"),
+            (&raw::AUTH_JWT_SECRET, AuthModeName::Jwt, "jwt"),
+            (&raw::AUTH_JWT_PUBLIC_KEY_FILE, AuthModeName::Jwt, "jwt"),
+            (&raw::AUTH_JWKS_URL, AuthModeName::Jwt, "jwt"),
+        ];
+        // Without a mode nothing is protected anyway, and the commands that need none look at no client.
+        if self.raw.given(&raw::AUTH_MODE).is_none() {
+            return;
+        }
+        for (setting, of, word) in settings {
+            if mode != of && self.raw.given(setting).is_some() {
+                self.contradiction(
+                    [setting, &raw::AUTH_MODE],
+                    &format!(
+                        "the first would protect nothing: write AUTH_MODE={word}, or take it out"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Keys are from one place, and of the kind that the algorithms want: where a public key could serve as a secret,
+    /// whoever has it could sign (RFC 8725 §2.1).
+    pub(super) fn contradictions_of_keys(&mut self, algorithms: &[Algorithm]) {
+        let sources = [
+            &raw::AUTH_JWT_SECRET,
+            &raw::AUTH_JWT_PUBLIC_KEY_FILE,
+            &raw::AUTH_JWKS_URL,
+        ];
+        let given: Vec<_> = sources
+            .into_iter()
+            .filter(|source| self.raw.given(source).is_some())
+            .collect();
+        if let [first, second, ..] = given[..] {
+            self.contradiction(
+                [first, second],
+                "keys are from one place: take all but one out",
+            );
+            return;
+        }
+        let symmetric =
+            |algorithm: &Algorithm| AlgorithmFamily::Hmac.algorithms().contains(algorithm);
+        let secrets = algorithms
+            .iter()
+            .filter(|algorithm| symmetric(algorithm))
+            .count();
+        if secrets != 0 && secrets != algorithms.len() {
+            self.problem(
+                &raw::AUTH_JWT_ALGORITHMS,
+                "mixes secrets (HS) with public keys: write one kind",
+            );
+        }
+        for source in given {
+            let wants_secrets = *source == raw::AUTH_JWT_SECRET;
+            if wants_secrets != (secrets != 0) {
+                let kind = if wants_secrets {
+                    "HS256, HS384 or HS512"
+                } else {
+                    "RS, PS, ES or EdDSA"
+                };
+                self.contradiction(
+                    [&raw::AUTH_JWT_ALGORITHMS, source],
+                    &format!("such a key verifies {kind}: write those"),
+                );
+            }
+        }
+    }
+
+    pub(super) fn contradictions_of_claims(&mut self) {
+        let claims = [
+            &raw::AUTH_CLAIM_USER,
+            &raw::AUTH_CLAIM_TEAMS,
+            &raw::AUTH_CLAIM_CHANNELS,
+            &raw::AUTH_CLAIM_TENANT,
+            &raw::AUTH_CLAIM_PERMISSIONS,
+        ];
+        let name = |reader: &Self, setting: &raw::Setting| {
+            let given = reader.raw.given(setting).map(|given| given.text.clone());
+            given.or_else(|| setting.default.map(str::to_owned))
+        };
+        for (index, setting) in claims.iter().enumerate() {
+            for other in claims.iter().skip(index + 1) {
+                if name(self, setting) == name(self, other) {
+                    self.contradiction(
+                        [setting, other],
+                        "one claim cannot mean two things: name two claims",
+                    );
+                }
+            }
         }
     }
 

@@ -48,6 +48,8 @@ macro_rules! settings {
 settings! {
     /// The broker's nodes, tried in turn.
     RABBITMQ_URL: None, Password;
+    /// Whose certificates are believed of the broker; this system's authorities where it is not given.
+    RABBITMQ_CA_FILE: None, Open;
     /// The exchange that producers publish to.
     RABBITMQ_EVENTS_EXCHANGE: Some("events.topic"), Open;
     /// The queue that is consumed.
@@ -101,16 +103,26 @@ settings! {
     PAYLOAD_FORMAT: Some("json"), Open;
     /// How large a body may be.
     PAYLOAD_MAX_BYTES: Some("262144"), Open;
+    /// The secret by which ids of a stream's events are marked.
+    EVENT_ID_KEY: None, Secret;
     /// The public listener.
     HTTP_BIND: Some("0.0.0.0:8080"), Open;
+    /// The certificate of the public listener.
+    HTTP_TLS_CERT_FILE: None, Open;
+    /// Its key.
+    HTTP_TLS_KEY_FILE: None, Open;
     /// Origins whose pages may read.
     HTTP_CORS_ORIGINS: None, Open;
+    /// Proxies that are believed about whom a request is from.
+    HTTP_TRUSTED_PROXIES: None, Open;
     /// Connections in all; what the descriptor limit allows where it is not given.
     HTTP_MAX_CONNECTIONS: None, Open;
     /// Streams of one user.
     HTTP_MAX_CONNECTIONS_PER_USER: Some("0"), Open;
     /// Streams from one address.
     HTTP_MAX_CONNECTIONS_PER_IP: Some("0"), Open;
+    /// New connections a second from one address.
+    HTTP_MAX_CONNECTION_RATE_PER_IP: Some("0"), Open;
     /// The listener of metrics.
     ADMIN_BIND: Some("127.0.0.1:9090"), Open;
     /// How long an ending process takes over its clients.
@@ -135,6 +147,38 @@ settings! {
     AUTH_MODE: None, Open;
     /// The secret of `AUTH_MODE=token`.
     AUTH_TOKEN: None, Secret;
+    /// The secret that JWTs are signed with.
+    AUTH_JWT_SECRET: None, Secret;
+    /// The public keys that JWTs are verified with.
+    AUTH_JWT_PUBLIC_KEY_FILE: None, Open;
+    /// Where those are fetched.
+    AUTH_JWKS_URL: None, Password;
+    /// How often they are.
+    AUTH_JWKS_REFRESH_SECONDS: Some("300"), Open;
+    /// Which algorithms may have signed a JWT; by the kind of key where it is not given.
+    AUTH_JWT_ALGORITHMS: None, Open;
+    /// Who may have issued it.
+    AUTH_JWT_ISSUER: None, Open;
+    /// For whom it has to be.
+    AUTH_JWT_AUDIENCE: None, Open;
+    /// By how much clocks may differ.
+    AUTH_LEEWAY_SECONDS: Some("30"), Open;
+    /// The claim that is the user.
+    AUTH_CLAIM_USER: Some("sub"), Open;
+    /// The claim with the teams.
+    AUTH_CLAIM_TEAMS: Some("teams"), Open;
+    /// The claim with the patterns of channels.
+    AUTH_CLAIM_CHANNELS: Some("channels"), Open;
+    /// The claim that is the tenant.
+    AUTH_CLAIM_TENANT: Some("tenant_id"), Open;
+    /// The claim with the permissions.
+    AUTH_CLAIM_PERMISSIONS: Some("permissions"), Open;
+    /// The cookie that may bear a token.
+    AUTH_COOKIE: None, Open;
+    /// Whether a token may stand in the query.
+    AUTH_QUERY_TOKEN: Some("false"), Open;
+    /// How long a revocation is known.
+    AUTH_REVOCATION_MAX_AGE: Some("24h"), Open;
     /// `json` or `pretty`; by the terminal where it is not given.
     LOG_FORMAT: None, Open;
     /// What is logged.
@@ -145,23 +189,7 @@ settings! {
 const CONFIG_FILE: &str = "SSE_BRIDGE_CONFIG";
 
 /// Settings that versions to come will have: setting one is no mistake, but has no effect yet.
-const LATER: &[&str] = &[
-    "HTTP_TRUSTED_PROXIES",
-    "AUTH_JWT_SECRET",
-    "AUTH_JWT_PUBLIC_KEY_FILE",
-    "AUTH_JWKS_URL",
-    "AUTH_JWT_ALGORITHMS",
-    "AUTH_JWT_ISSUER",
-    "AUTH_JWT_AUDIENCE",
-    "AUTH_CLAIM_USER",
-    "AUTH_CLAIM_TEAMS",
-    "AUTH_CLAIM_CHANNELS",
-    "AUTH_CLAIM_TENANT",
-    "AUTH_CLAIM_PERMISSIONS",
-    "AUTH_COOKIE",
-    "AUTH_QUERY_TOKEN",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-];
+const LATER: &[&str] = &["OTEL_EXPORTER_OTLP_ENDPOINT"];
 
 /// Variables of other programs that happen to be spelt almost like ours.
 const OF_OTHERS: &[&str] = &["OAUTH_TOKEN", "AUTH_CODE"];

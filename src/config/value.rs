@@ -2,20 +2,24 @@
 //! for what is legal. None of them quotes the text: some of it is secret, and whoever reports shows the rest.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::CorsOrigins;
 use super::raw::NOTHING;
 use crate::amqp::AmqpAddress;
-use crate::auth::Secret;
+use crate::auth::{Algorithm, KeySource, Secret};
+use crate::event::id::Marking;
 use crate::event::topic::TopicPattern;
+use crate::http::proxies::TrustedProxies;
 
 /// The longest name of an exchange or a queue, in bytes (AMQP 0-9-1 §4.2.5.3, short strings).
 pub(super) const LONGEST_NAME: usize = 255;
@@ -23,10 +27,15 @@ pub(super) const LONGEST_NAME: usize = 255;
 const LONGEST_HEADER: usize = 128;
 /// The shortest shared secret, in bytes: 128 bits where every byte is random.
 const SHORTEST_TOKEN: usize = 16;
+/// The shortest secret that a key is derived from, in bytes.
+const SHORTEST_KEY: usize = 32;
 /// The longest shared secret, in bytes, so that it fits any server's bound on a header.
 const LONGEST_TOKEN: usize = 1_024;
 /// The longest life of a queue without consumers: RabbitMQ's timers end at 2^32 ms.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(49 * DAY);
+/// For how long it may be known who was revoked.
+const REVOCATION_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(365 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
 /// A value whose own type says what is legal.
@@ -94,7 +103,10 @@ pub(super) fn limit(unit: &str) -> impl Fn(&str) -> Result<usize, String> {
 }
 
 /// A number and a unit, as RabbitMQ writes retention: `7D`, `24h`, `10m`, `30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// In words, what is legal.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let legal = || {
         "write a whole number and a unit, such as 30s, 10m, 24h, 7D (also M of 30 days, Y of 365), or 0 for no limit"
             .to_owned()
@@ -127,6 +139,17 @@ pub(super) fn queue_expires(text: &str) -> Result<Duration, String> {
         return Err("RabbitMQ knows no longer one: write at most 49D, or 0 for never".to_owned());
     }
     Ok(expires)
+}
+
+pub(super) fn revocation_age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if !REVOCATION_AGES.contains(&age) {
+        return Err(
+            "write as long as the longest token is good for, from 1m to 365D (0 would forget at once who was revoked)"
+                .to_owned(),
+        );
+    }
+    Ok(age)
 }
 
 /// A number of bytes, or one with a unit.
@@ -210,19 +233,47 @@ pub(super) fn amqp_address(text: &str) -> Result<AmqpAddress, String> {
                          password and vhost write %40 for @, %2F for /, %3A for :, %23 for #, %2C for a comma";
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error}): {LEGAL}"))?;
     match url.scheme() {
-        "amqp" => {}
-        "amqps" => {
-            let advice = "use amqp:// on a trusted network or to a TLS proxy on this host";
-            return Err(format!(
-                "asks for TLS, which this version cannot do to the broker: {advice}"
-            ));
-        }
-        _ => return Err(format!("does not begin with amqp://: {LEGAL}")),
+        "amqp" | "amqps" => {}
+        _ => return Err(format!("does not begin with amqp:// or amqps://: {LEGAL}")),
     }
     if url.fragment().is_some() {
         return Err(format!("has a # in it: {LEGAL}"));
     }
     parsed(text).map_err(|error| format!("{error}: {LEGAL}"))
+}
+
+/// A file, which is looked at when it is needed.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+/// A comma list of addresses, and of networks as `address/bits`.
+pub(super) fn networks(text: &str) -> Result<TrustedProxies, String> {
+    list_or_none(network)(text).map(TrustedProxies::new)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    const LEGAL: &str =
+        "write an IP address or a network, such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32";
+    let address: Option<IpAddr> = text.parse().ok();
+    let network = match address {
+        Some(address) => Some(IpNet::from(address.to_canonical())),
+        None => text.parse().ok(),
+    };
+    let network: IpNet = network.ok_or_else(|| LEGAL.to_owned())?;
+    if network.prefix_len() == 0 {
+        return Err(
+            "would believe everybody, and limits by address would mean nothing: name your proxies"
+                .to_owned(),
+        );
+    }
+    if network.trunc() != network {
+        return Err(format!(
+            "has bits set behind its prefix: write {}",
+            network.trunc()
+        ));
+    }
+    Ok(network)
 }
 
 /// An AMQP short string that can be read in a log.
@@ -310,13 +361,46 @@ pub(super) fn token(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text.to_owned()))
 }
 
-pub(super) fn mode_name(text: &str) -> Result<&'static str, String> {
-    match text {
-        "token" => Ok("token"),
-        "none" => Ok("none"),
-        "jwt" => Err("this version does not have it yet: write token or none".to_owned()),
-        _ => Err("write token or none".to_owned()),
+/// A secret from which a key is derived.
+pub(super) fn event_id_key(text: &str) -> Result<Marking, String> {
+    if text.len() < SHORTEST_KEY {
+        return Err(format!(
+            "write at least {SHORTEST_KEY} bytes, the same on all replicas (openssl rand -hex 32)"
+        ));
     }
+    Ok(Marking::keyed(text))
+}
+
+/// A secret that JWTs are signed with, used byte for byte as it stands.
+pub(super) fn signing_secret(text: &str) -> Result<Secret, String> {
+    if text.len() < KeySource::MIN_SECRET_BYTES || text.len() > LONGEST_TOKEN {
+        return Err(format!(
+            "write {} to {LONGEST_TOKEN} bytes (openssl rand -hex 32)",
+            KeySource::MIN_SECRET_BYTES
+        ));
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// An algorithm by its name in a token's header (RFC 7518 §3.1, RFC 8037 §3.1). `none` is no algorithm.
+pub(super) fn algorithm(text: &str) -> Result<Algorithm, String> {
+    text.parse().map_err(|_| {
+        "write names of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA".to_owned()
+    })
+}
+
+/// A value of `iss` or `aud`: compared byte for byte.
+pub(super) fn string_or_uri(text: &str) -> Result<String, String> {
+    name(text, LONGEST_NAME)
+}
+
+/// The name of a cookie: an HTTP token (RFC 6265 §4.1.1).
+pub(super) fn cookie_name(text: &str) -> Result<String, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || text.len() > LONGEST_HEADER || !text.bytes().all(legal) {
+        return Err("write the name of a cookie, such as __Host-events".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {

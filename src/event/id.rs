@@ -39,7 +39,8 @@ impl fmt::Display for Position {
 pub struct Mark(u32);
 
 impl Mark {
-    /// The mark of a record in a stream: the same on every replica and after any restart.
+    /// The mark of a record in a stream: the same on every replica and after any restart. Whoever can guess the record can
+    /// compute it; for clients there is [`Marking`].
     ///
     /// It must never change: clients hold ids across an upgrade of the bridge. XXH3 (64 bits, folded to 32) of the
     /// routing key, then the message id if there is one, then the timestamp, then the body, each seeded with the
@@ -84,6 +85,74 @@ impl Mark {
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
+    }
+}
+
+/// How the records of a stream are marked for clients. A checkpoint shows the mark of the newest record, whoever that is
+/// for: without a key, somebody who can guess what a record says can confirm the guess by its mark. With one, nobody can
+/// who has not the key.
+#[derive(Clone, Default)]
+pub struct Marking {
+    /// What keys BLAKE3; none: marks are those of [`Mark::of_record`].
+    key: Option<[u8; 32]>,
+}
+
+impl Marking {
+    /// Marks by this secret: the same secret gives the same marks, on every replica and after any restart.
+    #[must_use]
+    pub fn keyed(secret: &str) -> Self {
+        Self {
+            key: Some(blake3::derive_key(KEY_CONTEXT, secret.as_bytes())),
+        }
+    }
+
+    /// The mark of a record in a stream.
+    ///
+    /// It must never change: clients hold ids across an upgrade of the bridge. With a key it is the first 32 bits of keyed
+    /// BLAKE3, which is a pseudo-random function, of: whether there is a message id and a timestamp, the position, the
+    /// timestamp, the lengths of routing key and message id, these two, and the body.
+    #[must_use]
+    pub fn mark(
+        &self,
+        position: Position,
+        routing_key: &str,
+        message_id: Option<&str>,
+        timestamp: Option<u64>,
+        body: &[u8],
+    ) -> Mark {
+        let Some(key) = &self.key else {
+            return Mark::of_record(position, routing_key, message_id, timestamp, body);
+        };
+        let length = |text: &str| (text.len() as u64).to_le_bytes();
+        let message_id_text = message_id.unwrap_or_default();
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        hasher
+            .update(&[
+                u8::from(message_id.is_some()),
+                u8::from(timestamp.is_some()),
+            ])
+            .update(&position.0.to_le_bytes())
+            .update(&timestamp.unwrap_or_default().to_le_bytes())
+            // So that no two records are the same bytes in a row.
+            .update(&length(routing_key))
+            .update(&length(message_id_text))
+            .update(routing_key.as_bytes())
+            .update(message_id_text.as_bytes())
+            .update(body);
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        Mark::epoch(u32::from_le_bytes([a, b, c, d]))
+    }
+}
+
+/// What the key of marks is derived for (BLAKE3's `derive_key`): the secret gives another one for any other purpose.
+const KEY_CONTEXT: &str = "sse-bridge 2026 marks of event ids v1";
+
+/// Without the key.
+impl fmt::Debug for Marking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Marking")
+            .field("is_keyed", &self.key.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,19 +304,70 @@ mod tests {
 
     #[test]
     fn the_mark_tells_records_apart_by_each_of_their_parts() {
-        let marks = [
-            Mark::of_record(Position(1), "a", None, None, b"b"),
-            Mark::of_record(Position(2), "a", None, None, b"b"),
-            Mark::of_record(Position(1), "ab", None, None, b""),
-            Mark::of_record(Position(1), "", None, None, b"ab"),
-            Mark::of_record(Position(1), "a", Some(""), None, b"b"),
-            Mark::of_record(Position(1), "a", Some("b"), None, b""),
-            Mark::of_record(Position(1), "a", None, Some(0), b"b"),
-            Mark::of_record(Position(1), "a", None, Some(1), b"b"),
-        ];
-        for (index, mark) in marks.iter().enumerate() {
-            assert!(!marks[..index].contains(mark), "{index}");
+        for marking in [Marking::default(), Marking::keyed("a secret")] {
+            let marks = [
+                marking.mark(Position(1), "a", None, None, b"b"),
+                marking.mark(Position(2), "a", None, None, b"b"),
+                marking.mark(Position(1), "ab", None, None, b""),
+                marking.mark(Position(1), "", None, None, b"ab"),
+                marking.mark(Position(1), "a", Some(""), None, b"b"),
+                marking.mark(Position(1), "a", Some("b"), None, b""),
+                marking.mark(Position(1), "a", None, Some(0), b"b"),
+                marking.mark(Position(1), "a", None, Some(1), b"b"),
+            ];
+            for (index, mark) in marks.iter().enumerate() {
+                assert!(!marks[..index].contains(mark), "{marking:?}, {index}");
+            }
         }
+    }
+
+    /// As for those without a key.
+    #[test]
+    fn the_mark_of_a_record_by_a_key_is_the_same_for_ever() {
+        let marking = Marking::keyed("a secret of thirty-two characters");
+        let of = |position, key, message_id, timestamp, body| {
+            marking
+                .mark(Position(position), key, message_id, timestamp, body)
+                .to_string()
+        };
+        assert_eq!(of(0, "", None, None, b""), "3d3aba14");
+        assert_eq!(of(48_211, "user.42", None, None, b"{}"), "f9805b22");
+        assert_eq!(
+            of(48_211, "user.42", Some("m-1"), Some(1_700_000_000), b"{}"),
+            "b4ab8151"
+        );
+        assert_eq!(
+            of(
+                u64::MAX,
+                "team.7.job.9.status",
+                None,
+                Some(0),
+                &[b'x'; 1000]
+            ),
+            "f1b2526b"
+        );
+    }
+
+    #[test]
+    fn another_secret_or_none_gives_other_marks_and_none_gives_those_that_anybody_computes() {
+        let mark = |marking: &Marking| marking.mark(Position(1), "user.42", None, None, b"{}");
+        let unkeyed = Mark::of_record(Position(1), "user.42", None, None, b"{}");
+        let secret = "a secret of thirty-two characters";
+        assert_eq!(mark(&Marking::default()), unkeyed);
+        assert_eq!(mark(&Marking::keyed(secret)), mark(&Marking::keyed(secret)));
+        assert_ne!(mark(&Marking::keyed(secret)), unkeyed);
+        assert_ne!(
+            mark(&Marking::keyed(secret)),
+            mark(&Marking::keyed("a secret of thirty-two characterz"))
+        );
+    }
+
+    #[test]
+    fn a_marking_never_shows_its_key() {
+        assert_eq!(
+            format!("{:?}", Marking::keyed("secret")),
+            "Marking { is_keyed: true, .. }"
+        );
     }
 
     #[test]

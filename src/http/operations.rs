@@ -40,6 +40,10 @@ async fn readyz(State(lifecycle): State<Lifecycle>) -> Response {
             StatusCode::SERVICE_UNAVAILABLE,
             "the broker has not been reached yet\n",
         ),
+        Readiness::Uninformed => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "which tokens were revoked has not been read yet\n",
+        ),
         Readiness::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }

@@ -4,9 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, VARY};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING,
+    VARY,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -15,6 +21,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::publish::{self, Publishing};
+use crate::revoke::{self, Revoking};
 use crate::transport::request::LAST_EVENT_ID;
 use crate::transport::{Transport, sse};
 
@@ -37,6 +44,7 @@ pub fn public(
         .merge(operations::health(lifecycle))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(unambiguous))
         .layer(cors(origins))
         .layer(vary())
 }
@@ -54,14 +62,36 @@ pub fn full(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
         ))
 }
 
+/// What is answered to an address that comes too fast, whatever it asks for but whether this replica is alive.
+pub fn too_fast(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
+    operations::health(lifecycle)
+        .fallback(not_so_fast)
+        .layer(cors(origins))
+        .layer(vary())
+        .layer(SetResponseHeaderLayer::overriding(
+            CONNECTION,
+            HeaderValue::from_static("close"),
+        ))
+}
+
 /// An answer to one origin must not be given to another from a cache.
 fn vary() -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(VARY, HeaderValue::from_static("Origin"))
 }
 
-/// The admin listener.
-pub fn admin(metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Router {
-    operations::health(lifecycle)
+/// The admin listener. Nothing is revoked where no tokens are checked.
+pub fn admin(
+    metrics: Arc<Metrics>,
+    revoking: Option<Arc<Revoking>>,
+    lifecycle: Lifecycle,
+) -> Router {
+    let revoke = revoking.map(|revoking| post(revoke::revoke).with_state(revoking));
+    revoke
+        .into_iter()
+        .fold(Router::new(), |router, revoke| {
+            router.route("/revoke", revoke)
+        })
+        .merge(operations::health(lifecycle))
         .merge(operations::metrics(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -91,6 +121,42 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
 async fn no_room() -> Problem {
     let detail = "this replica holds as many connections as it may; come back later";
     Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
+}
+
+async fn not_so_fast() -> Problem {
+    let detail = "this address connects more often than it may; come back later";
+    Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail)
+}
+
+/// What could be read in two ways, here and by a proxy on the way, is not read at all (RFC 9112 §3.2, §6.1): a body is as
+/// long as its `Content-Length` says, and a request is for one host. hyper has taken away by now what stood beside a
+/// `Transfer-Encoding`, so that one alone is refused too.
+async fn unambiguous(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let problem = if request.version() > Version::HTTP_11 {
+        None
+    } else if headers.contains_key(TRANSFER_ENCODING) {
+        let detail =
+            "a body is taken by its Content-Length alone: send that, and no Transfer-Encoding";
+        Some(Problem::new(StatusCode::LENGTH_REQUIRED, detail))
+    } else {
+        let hosts = headers.get_all(HOST).iter().count();
+        let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
+        if hosts > 1 || is_missing {
+            Some(Problem::bad_request("a request has one Host header"))
+        } else if request.uri().path().is_empty() {
+            // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
+            Some(Problem::bad_request(
+                "the target of a request begins with /",
+            ))
+        } else {
+            None
+        }
+    };
+    match problem {
+        None => next.run(request).await,
+        Some(problem) => ([(CONNECTION, "close")], problem).into_response(),
+    }
 }
 
 async fn not_found() -> Problem {

@@ -1,29 +1,42 @@
 //! The listener: our own loop over hyper, because what makes a storm of reconnects bearable (a long backlog, small
 //! buffers, a bound on what the kernel holds for a client that reads nothing) is not to be had from `axum::serve`.
 
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use http::header::CONNECTION;
-use http::{Request, Response};
-use http_body_util::BodyExt;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use super::connection::Connection;
+use super::http2;
+use super::proxies::TrustedProxies;
+use super::rate::ConnectionRate;
+use super::tls::{self, Tls};
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
+use crate::transport::ClientAddress;
 use crate::transport::sse::Link;
 
 /// Connections that the kernel holds until they are accepted. It takes the lesser of this and `net.core.somaxconn`.
@@ -34,15 +47,20 @@ const BACKLOG: i32 = 65_535;
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
 
 /// The largest head of a request, and about what hyper holds of an answer.
-const HYPER_BUFFER_BYTES: usize = 16 * 1024;
+pub(super) const HYPER_BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long a client may take over the head of a request, the first or the next.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take over the head of a request, the first or the next, and over a TLS handshake before it.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the listener rests when the kernel has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections over the limit that are told so, at one time; more are closed without a word. They take of the descriptors
+/// How long what a client still sends is read after its request was refused, and how much of it: a socket that is closed
+/// with bytes unread is reset, and the reset can overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Connections over a limit that are told so, at one time; more are closed without a word. They take of the descriptors
 /// that are kept for other things.
 const TOLD_OVER_LIMIT: usize = 16;
 
@@ -53,6 +71,7 @@ pub struct Server {
     router: Router,
     limits: ServerLimits,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 }
 
 /// What a listener's clients may take, and where they are counted.
@@ -60,6 +79,10 @@ pub struct Server {
 pub struct ServerLimits {
     /// How many there may be, if that is bounded.
     pub room: Option<Room>,
+    /// How fast they may come, if that is bounded.
+    pub pace: Option<Pace>,
+    /// Who is believed about whom a request is from.
+    pub proxies: TrustedProxies,
     /// How long a socket may take no bytes; zero is for ever.
     pub stall: Duration,
     /// Counts connections open now, where it is given.
@@ -75,8 +98,17 @@ pub struct Room {
     pub when_full: Router,
 }
 
+/// How fast connections of one address may come: of a client behind a trusted proxy, its requests.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Counts them.
+    pub rate: Arc<ConnectionRate>,
+    /// What answers those that come too fast.
+    pub when_over: Router,
+}
+
 impl Server {
-    /// Binds a port. Connections wait there until [`Server::run`].
+    /// Binds a port. Connections wait there until [`Server::run`]. With `tls`, nothing is served there in the clear.
     ///
     /// # Errors
     /// When the port cannot be had.
@@ -85,6 +117,7 @@ impl Server {
         router: Router,
         limits: ServerLimits,
         metrics: Arc<Metrics>,
+        tls: Option<Arc<Tls>>,
     ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -101,6 +134,7 @@ impl Server {
             router,
             limits,
             metrics,
+            tls,
         })
     }
 
@@ -120,9 +154,18 @@ impl Server {
             router,
             limits,
             metrics,
+            tls,
         } = self;
         let mut connections = JoinSet::new();
         let mut stopping = std::pin::pin!(closing.stopping());
+        let served = Arc::new(Served {
+            limits,
+            metrics,
+            tls,
+            streams: lifecycle.streams.clone(),
+            closing,
+        });
+        let told_of_pace = Arc::new(Semaphore::new(TOLD_OVER_LIMIT));
         loop {
             let accepted = tokio::select! {
                 () = &mut stopping => break,
@@ -137,32 +180,43 @@ impl Server {
                     continue;
                 }
             };
+            let limits = &served.limits;
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
+            let mut told = None;
             if let Some(room) = limits.room.as_ref()
                 && connections.len() >= room.connections
             {
-                metrics.connections_refused.of("connection_limit").inc();
+                served.refused("connection_limit");
                 if connections.len() >= room.connections + TOLD_OVER_LIMIT {
                     continue;
                 }
                 router = &room.when_full;
+            } else if let Some(pace) = limits.pace.as_ref()
+                && !limits.proxies.contains(peer.ip())
+                && !pace
+                    .rate
+                    .admits(ClientAddress::of(peer.ip()), Instant::now())
+            {
+                served.refused("address_rate");
+                let Ok(permit) = Arc::clone(&told_of_pace).try_acquire_owned() else {
+                    continue;
+                };
+                told = Some(permit);
+                router = &pace.when_over;
             }
             if let Err(error) = tune(&socket, limits.stall) {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
                 continue;
             }
-            let served = serve(
-                socket,
-                peer,
-                router.clone(),
-                limits.stall,
-                Arc::clone(&metrics),
-                lifecycle.streams.clone(),
-            );
+            let visit = Visit {
+                served: Arc::clone(&served),
+                router: router.clone(),
+                link: Arc::new(Link::new(peer)),
+            };
             connections.spawn(async move {
-                served.await;
-                drop(place);
+                visit.serve(socket).await;
+                drop((place, told));
             });
         }
         drop(listener);
@@ -170,58 +224,205 @@ impl Server {
     }
 }
 
-/// One connection, from its first byte to its last.
-async fn serve(
-    socket: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    stall: Duration,
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) limits: ServerLimits,
     metrics: Arc<Metrics>,
-    streams: Stage,
-) {
-    let link = Arc::new(Link::new(peer));
-    let io = TokioIo::new(Connection::new(
-        socket,
-        Arc::clone(&link),
-        stall,
-        metrics.delivery_seconds.clone(),
-    ));
-    // Held until this connection has ended, if its answer is its last: what the client was sent at the end may still wait
-    // for room in its socket when the answer's body is gone.
-    let last_answer = Arc::new(OnceLock::new());
-    let held = Arc::clone(&last_answer);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&link));
-        let answer = router.clone().oneshot(request.map(Body::new));
-        let (under_way, held) = (streams.token(), Arc::clone(&held));
-        async move {
-            answer.await.map(|response: Response<Body>| {
-                let is_last = response
-                    .headers()
-                    .get(CONNECTION)
-                    .is_some_and(|value| value == "close");
-                if is_last {
-                    held.get_or_init(|| under_way.clone());
-                }
-                response.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _ = &under_way;
-                        frame
-                    })
+    tls: Option<Arc<Tls>>,
+    /// Holds what was not sent to its end.
+    pub(super) streams: Stage,
+    /// Stops when no more requests are taken.
+    pub(super) closing: Stage,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub(super) struct Visit {
+    pub(super) served: Arc<Served>,
+    router: Router,
+    pub(super) link: Arc<Link>,
+}
+
+impl Served {
+    fn refused(&self, reason: &str) {
+        self.metrics.connections_refused.of(reason).inc();
+    }
+
+    /// Who sends a request, and whether that one comes too fast: where it is no trusted proxy that brings it, that was
+    /// asked when it connected.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> (ClientAddress, Option<&Pace>) {
+        let limits = &self.limits;
+        if !limits.proxies.contains(peer) {
+            return (ClientAddress::of(peer), None);
+        }
+        let client = ClientAddress::of(limits.proxies.client(peer, headers));
+        let over = limits
+            .pace
+            .as_ref()
+            .filter(|pace| !pace.rate.admits(client, Instant::now()));
+        (client, over)
+    }
+}
+
+impl Visit {
+    /// From its first byte to its last.
+    async fn serve(self, socket: TcpStream) {
+        let connection = Connection::new(
+            socket,
+            Arc::clone(&self.link),
+            self.served.limits.stall,
+            self.served.metrics.delivery_seconds.clone(),
+        );
+        match &self.served.tls {
+            None => self.serve_http1(connection).await,
+            // Apart, so that a connection in the clear does not take the memory of one in TLS.
+            Some(tls) => Box::pin(self.serve_tls(tls, connection)).await,
+        }
+    }
+
+    async fn serve_tls(&self, tls: &Tls, connection: Connection) {
+        let shaking = tls.acceptor().accept(connection);
+        let stream = match timeout(HEAD_TIMEOUT, shaking).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.link.peer, %error, "TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(peer = %self.link.peer, "TLS handshake took too long");
+                return;
+            }
+        };
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() == Some(tls::HTTP2) {
+            Box::pin(http2::serve(stream, self.clone())).await;
+        } else {
+            self.serve_http1(stream).await;
+        }
+    }
+
+    async fn serve_http1<S>(&self, io: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Held until this connection has ended, if its answer is its last: what the client was sent at the end may still wait
+        // for room in its socket when the answer's body is gone.
+        let last_answer = Arc::new(OnceLock::new());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (answer, held) = (self.answer(request), Arc::clone(&last_answer));
+            // Boxed, as hyper lets go of a socket without closing it only then.
+            Box::pin(async move {
+                answer.await.inspect(|response| {
+                    let is_last = response
+                        .headers()
+                        .get(CONNECTION)
+                        .is_some_and(|value| value == "close");
+                    if is_last {
+                        held.get_or_init(|| response.body().under_way.clone());
+                    }
                 })
             })
+        });
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HYPER_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(io), service);
+        let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+        // Clients come and go as they like; only this connection is told.
+        if let Err(error) = &ended {
+            tracing::debug!(peer = %self.link.peer, %error, "connection ended");
         }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HYPER_BUFFER_BYTES)
-        .serve_connection(io, service);
-    // Clients come and go as they like; only this connection is told.
-    if let Err(error) = connection.await {
-        tracing::debug!(%peer, %error, "connection ended");
+        let mut socket = connection.into_parts().io.into_inner();
+        let refused = match ended {
+            Ok(()) => false,
+            Err(error) if error.is_parse() => true,
+            Err(_) => return,
+        };
+        let closed = socket.shutdown().await.is_ok();
+        if closed && (refused || has_more(&mut socket).await) {
+            Box::pin(linger(socket)).await;
+        }
+        drop(last_answer);
     }
-    drop(last_answer);
+
+    /// Answers one request.
+    pub(super) fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+        let mut request = request.map(Body::new);
+        let (client, over) = self.served.client(self.link.peer.ip(), request.headers());
+        let router = match over {
+            None => &self.router,
+            Some(pace) => {
+                self.served.refused("address_rate");
+                &pace.when_over
+            }
+        };
+        request.extensions_mut().insert(Arc::clone(&self.link));
+        request.extensions_mut().insert(client);
+        let answer = router.clone().oneshot(request);
+        let under_way = self.served.streams.token();
+        async move {
+            let response = answer.await?;
+            Ok(response.map(|body| Answer { body, under_way }))
+        }
+    }
+}
+
+/// An answer's body, which is under way until it is dropped.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    under_way: TaskTrackerToken,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Whether there is something to be read, now.
+async fn has_more(mut socket: impl AsyncRead + Unpin) -> bool {
+    poll_fn(|context| {
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let polled = Pin::new(&mut socket).poll_read(context, &mut buffer);
+        Poll::Ready(polled.is_ready() && !buffer.filled().is_empty())
+    })
+    .await
+}
+
+/// Reads what a refused client still sends, so that it gets to read its answer.
+async fn linger(mut socket: impl AsyncRead + Unpin) {
+    let reading = async {
+        let mut buffer = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while let Ok(read) = socket.read(&mut buffer).await
+            && read > 0
+            && left > read
+        {
+            left -= read;
+        }
+    };
+    drop(timeout(LINGER, reading).await);
 }
 
 /// A socket that streams: small writes at once, a bound on what waits, and an end for peers that have vanished.

@@ -1,7 +1,7 @@
 //! How many streams one user and one address may hold.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts streams by holder. Cheap to clone: all clones count together.
@@ -17,7 +17,26 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder {
     User(String),
-    Address(IpAddr),
+    Address(ClientAddress),
+}
+
+/// A client's address as limits count it: of IPv6 its network of 64 bits, as that is what one client is given, and it may
+/// choose among all addresses in it (RFC 4291 §2.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    /// As who is at `address` is counted.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            address @ IpAddr::V4(_) => address,
+        })
+    }
 }
 
 /// A place among the streams of a user and an address, given back when dropped.
@@ -45,7 +64,7 @@ impl Limits {
     }
 
     /// Takes a place for a stream of `user`, if that is known, from `address`.
-    pub(super) fn take(&self, user: Option<&str>, address: IpAddr) -> Result<Seat, Full> {
+    pub(super) fn take(&self, user: Option<&str>, address: ClientAddress) -> Result<Seat, Full> {
         let mut seat = Seat::default();
         if self.per_address > 0 {
             seat.0.push(
@@ -91,7 +110,7 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const HOME: ClientAddress = ClientAddress(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     #[test]
     fn a_place_that_is_given_back_can_be_taken_again() {
@@ -110,6 +129,20 @@ mod tests {
         assert_eq!(limits.take(Some("42"), HOME).unwrap_err(), Full::User);
         let _second = limits.take(Some("43"), HOME).unwrap();
         assert_eq!(limits.take(Some("44"), HOME).unwrap_err(), Full::Address);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client_and_ipv4_inside_ipv6_is_ipv4() {
+        for (one, other, same) in [
+            ("2001:db8::1", "2001:db8::ffff:1:2:3", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::ffff:192.0.2.1", "192.0.2.1", true),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2", false),
+            ("192.0.2.1", "192.0.2.2", false),
+        ] {
+            let of = |text: &str| ClientAddress::of(text.parse().unwrap());
+            assert_eq!(of(one) == of(other), same, "{one} {other}");
+        }
     }
 
     #[test]

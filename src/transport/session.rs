@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::Seat;
+use crate::auth::{Validity, Watch};
 use crate::event::id::EventId;
 use crate::frame::Frame;
 use crate::hub::{Gap, Subscription, Update};
@@ -19,6 +20,8 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub(super) struct Session {
     subscription: Subscription,
+    /// Whether its grant was revoked.
+    watch: Watch,
     /// Fires at the earliest of the moments below. Where traffic has moved the heartbeat since it was set, it fires
     /// early and is set anew: cheaper than setting it at every event.
     timer: Pin<Box<Sleep>>,
@@ -32,12 +35,42 @@ pub(super) struct Session {
     _seat: Seat,
 }
 
-/// The end of a grant, and with it of the stream.
+/// The end of a grant, and with it of the stream: by the wall clock, as whoever issued it meant it. A timer alone would
+/// go on for the time that was left when the stream began, though the clock was set or the machine slept meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Expiry {
-    warn_at: Instant,
-    end_at: Instant,
+    warn_at: SystemTime,
+    end_at: SystemTime,
     warned: bool,
+    /// What tells the time; a test's own.
+    now: fn() -> SystemTime,
+}
+
+impl Expiry {
+    fn of(validity: &Validity) -> Option<Self> {
+        let expires_at = validity.expires_at?;
+        Some(Self {
+            warn_at: expires_at
+                .checked_sub(EXPIRY_NOTICE)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            end_at: expires_at
+                .checked_add(validity.leeway)
+                .unwrap_or(expires_at),
+            warned: false,
+            now: SystemTime::now,
+        })
+    }
+
+    /// How long to the next moment, by the clock as it stands; it is looked at again before long.
+    fn next(&self) -> Duration {
+        let moment = if self.warned {
+            self.end_at
+        } else {
+            self.warn_at
+        };
+        let left = moment.duration_since((self.now)());
+        left.unwrap_or_default().min(CLOCK_CHECK)
+    }
 }
 
 /// Why a stream ended, for the client, the log and the metric.
@@ -53,6 +86,8 @@ pub(super) enum CloseReason {
     Drain,
     /// Its grant ended.
     Expired,
+    /// Its grant was revoked before that.
+    Revoked,
 }
 
 impl CloseReason {
@@ -63,6 +98,7 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::Drain => "drain",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -90,6 +126,9 @@ pub(super) enum Step {
 /// How long before its grant ends a client is told.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 
+/// How often the wall clock is looked at where a grant ends by it: so late, at most, is noticed that it was set.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
 /// A timer that nothing has set fires after this long, and is set again.
 const FAR_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -97,31 +136,22 @@ impl Session {
     /// Begins a stream, counted until it is dropped.
     pub(super) fn new(
         subscription: Subscription,
+        watch: Watch,
         heartbeat: Duration,
-        expires_at: Option<SystemTime>,
+        validity: &Validity,
         seat: Seat,
         transport: &'static str,
         metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
-        let expiry = expires_at.map(|at| {
-            let end_at = now
-                + at.duration_since(SystemTime::now())
-                    .unwrap_or_default()
-                    .min(FAR_AWAY * 365);
-            Expiry {
-                warn_at: end_at.checked_sub(EXPIRY_NOTICE).unwrap_or(now),
-                end_at,
-                warned: false,
-            }
-        });
         metrics.connections.of(transport).inc();
         let mut session = Self {
             subscription,
+            watch,
             timer: Box::pin(sleep_until(now)),
             heartbeat,
             last_sent: now,
-            expiry,
+            expiry: Expiry::of(validity),
             closing: CloseReason::Client,
             metrics,
             transport,
@@ -137,7 +167,10 @@ impl Session {
         context: &mut Context<'_>,
         visit: impl FnMut(&Arc<Frame>) -> ControlFlow<()>,
     ) -> Poll<Step> {
-        // Before events: a busy stream must end too.
+        // Before events: a busy stream must end too, and what comes after it is no longer for this client.
+        if self.watch.is_revoked() {
+            return Poll::Ready(self.end(CloseReason::Revoked));
+        }
         if let Some(step) = self.expiry_due() {
             return Poll::Ready(step);
         }
@@ -159,6 +192,9 @@ impl Session {
             let next = self.next_moment(now);
             self.timer.as_mut().reset(next);
         }
+        if self.watch.poll_revoked(context).is_ready() {
+            return Poll::Ready(self.end(CloseReason::Revoked));
+        }
         Poll::Pending
     }
 
@@ -177,7 +213,7 @@ impl Session {
 
     fn expiry_due(&mut self) -> Option<Step> {
         let expiry = self.expiry.as_mut()?;
-        let now = Instant::now();
+        let now = (expiry.now)();
         if now >= expiry.end_at {
             return Some(self.end(CloseReason::Expired));
         }
@@ -200,13 +236,7 @@ impl Session {
         let heartbeat = Some(self.heartbeat)
             .filter(|every| !every.is_zero())
             .map(|every| self.last_sent + every);
-        let expiry = self.expiry.map(|expiry| {
-            if expiry.warned {
-                expiry.end_at
-            } else {
-                expiry.warn_at
-            }
-        });
+        let expiry = self.expiry.as_ref().map(|expiry| now + expiry.next());
         heartbeat
             .into_iter()
             .chain(expiry)
@@ -237,9 +267,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::auth::{Grant, Permission, Revocation, Revocations, Subject, Wanted};
     use crate::event::Event;
     use crate::event::address::Attributes;
-    use crate::event::audience::{Audience, Recipient};
+    use crate::event::audience::{Audience, Identifier, Recipient};
     use crate::event::filter::Filter;
     use crate::event::id::{Mark, Position};
     use crate::event::scope::Scope;
@@ -256,11 +287,11 @@ mod tests {
 
     /// A session of a hub that has read its history, for broadcasts.
     fn session(expires_at: Option<SystemTime>) -> (Writer, Session) {
-        let (writer, _, session) = session_of_hub(expires_at);
+        let (writer, _, session) = session_of_hub(expires_at, Watch::default());
         (writer, session)
     }
 
-    fn session_of_hub(expires_at: Option<SystemTime>) -> (Writer, Hub, Session) {
+    fn session_of_hub(expires_at: Option<SystemTime>, watch: Watch) -> (Writer, Hub, Session) {
         let config = HubConfig {
             channel_capacity: 10,
             backpressure: Backpressure::DropOldest,
@@ -283,8 +314,45 @@ mod tests {
         let scope = Scope::Audiences(vec![audience]);
         let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
         let seat = Seat::default();
-        let session = Session::new(subscription, HEARTBEAT, expires_at, seat, "sse", metrics);
+        set_clock();
+        let validity = Validity {
+            expires_at,
+            ..Validity::default()
+        };
+        let mut session = Session::new(
+            subscription,
+            watch,
+            HEARTBEAT,
+            &validity,
+            seat,
+            "sse",
+            metrics,
+        );
+        if let Some(expiry) = &mut session.expiry {
+            expiry.now = clock;
+        }
         (writer, hub, session)
+    }
+
+    thread_local! {
+        /// When the paused clock stood where, and by how much the wall clock was set since.
+        static CLOCK: std::cell::Cell<Option<(Instant, SystemTime, Duration)>> = const { std::cell::Cell::new(None) };
+    }
+
+    fn set_clock() {
+        CLOCK.set(Some((Instant::now(), SystemTime::now(), Duration::ZERO)));
+    }
+
+    /// Somebody sets the wall clock forward.
+    fn set_forward(by: Duration) {
+        let (began, at, forward) = CLOCK.get().unwrap();
+        CLOCK.set(Some((began, at, forward + by)));
+    }
+
+    /// A wall clock that goes as the paused one does.
+    fn clock() -> SystemTime {
+        let (began, at, forward) = CLOCK.get().unwrap();
+        at + forward + began.elapsed()
     }
 
     fn publish(writer: &mut Writer, position: u64) {
@@ -347,7 +415,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_the_stream_after_what_was_given_before_it() {
-        let (mut writer, hub, mut session) = session_of_hub(None);
+        let (mut writer, hub, mut session) = session_of_hub(None, Watch::default());
         next(&mut session).await;
         publish(&mut writer, 1);
         hub.close();
@@ -386,5 +454,67 @@ mod tests {
             next(&mut session).await,
             (Step::End(CloseReason::Expired), Duration::ZERO)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_for_the_leeway_after_its_grant_has_ended() {
+        let (_writer, mut session) = session(Some(SystemTime::now() + Duration::from_secs(40)));
+        session.expiry.as_mut().unwrap().end_at += Duration::from_secs(30);
+        let began = Instant::now();
+        while !matches!(next(&mut session).await.0, Step::End(CloseReason::Expired)) {}
+        assert_eq!(began.elapsed().as_secs_f64().round(), 70.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_forward_ends_a_quiet_stream_within_half_a_minute() {
+        let a_day = Duration::from_secs(24 * 60 * 60);
+        let (_writer, mut session) = session(Some(SystemTime::now() + a_day));
+        session.heartbeat = Duration::from_secs(3_600);
+        next(&mut session).await;
+        // The timer is set by the clock as it stood.
+        let waiting = tokio::time::timeout(Duration::from_secs(1), next(&mut session)).await;
+        assert!(waiting.is_err(), "nothing is due");
+        set_forward(a_day);
+        let (step, waited) = next(&mut session).await;
+        assert_eq!(step, Step::End(CloseReason::Expired));
+        assert!(waited <= CLOCK_CHECK, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoked_stream_ends_at_once_and_what_came_meanwhile_is_not_sent() {
+        let user: Identifier = "42".parse().unwrap();
+        let revocations = Revocations::awaited();
+        for is_busy in [false, true] {
+            let wanted = Wanted {
+                users: vec![user.clone()],
+                ..Wanted::default()
+            };
+            let now = SystemTime::now();
+            let grant = Grant::undivided(&[Permission::Read]);
+            let watch = revocations.watch(&grant, &wanted, now).unwrap();
+            let (mut writer, _, mut session) = session_of_hub(None, watch);
+            next(&mut session).await;
+            let revocation = Revocation {
+                subject: Subject::User {
+                    tenant: None,
+                    user: user.clone(),
+                },
+                revoked_at: now,
+                expires_at: now + Duration::from_secs(3600),
+            };
+            let ending = async {
+                if is_busy {
+                    publish(&mut writer, 1);
+                }
+                assert_eq!(revocations.apply(revocation, now), Some(1));
+            };
+            let end = (Step::End(CloseReason::Revoked), Duration::ZERO);
+            if is_busy {
+                ending.await;
+                assert_eq!(next(&mut session).await, end);
+            } else {
+                assert_eq!(tokio::join!(next(&mut session), ending).0, end);
+            }
+        }
     }
 }

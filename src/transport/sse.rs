@@ -10,21 +10,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame as BodyFrame};
 use tokio::time::Instant;
 
 use super::Transport;
-use super::limits::Full;
+use super::limits::{ClientAddress, Full};
 use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
+use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
 use crate::frame::{Frame, sse};
 use crate::hub::Gap;
@@ -39,16 +40,16 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// How long a client that is over a limit should wait, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 10;
 
-/// What a connection and the stream on it tell each other. Made by the listener for each connection; the stream finds
-/// it among its request's extensions.
+/// What a connection and the streams on it tell each other: one with HTTP/1.1, many with HTTP/2. Made by the listener for
+/// each connection; a stream finds it among its request's extensions.
 #[derive(Debug)]
 pub struct Link {
     /// Whose connection it is.
     pub peer: SocketAddr,
-    /// Set by the connection when its socket took nothing for too long; read when the stream ends.
+    /// Set by the connection when its socket took nothing for too long, or a stream of it; read when the stream ends.
     pub stalled: AtomicBool,
-    /// When the oldest event was consumed of those that the stream handed over and the socket has not taken: in
-    /// nanoseconds since `opened`, plus 1; 0 is none. Set by the stream, taken by the connection, which are one task.
+    /// When the oldest event was consumed of those that streams handed over and the socket has not taken: in
+    /// nanoseconds since `opened`, plus 1; 0 is none. Set by streams, taken by the connection, which are all one task.
     waiting_since: AtomicU64,
     opened: Instant,
 }
@@ -93,10 +94,11 @@ impl Link {
 /// Answers `GET /events`.
 ///
 /// # Errors
-/// 400 for a request that cannot be read, 401 and 403 for what it may not have, 406 where it does not take an event
-/// stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
+/// 400 for a request that cannot be read, 401, 403 and 503 for what it may not have or nobody can tell yet, 406 where it does not take
+/// an event stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
 pub async fn events(
     State(transport): State<Arc<Transport>>,
+    method: Method,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     extensions: Extensions,
@@ -106,10 +108,16 @@ pub async fn events(
         metrics.connections_refused.of(reason).inc();
         problem
     };
+    let shown = Shown {
+        method: &method,
+        headers: &headers,
+        query: query.as_deref(),
+    };
     let grant = transport
         .authenticator
-        .authenticate(&headers)
-        .map_err(|error| refuse("unauthorized", Problem::unauthorized(error.to_string())))?;
+        .authenticate(shown)
+        .await
+        .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
     if !accepts_event_stream(&headers) {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
@@ -124,36 +132,42 @@ pub async fn events(
         .map_err(|error| refuse("forbidden", Problem::forbidden(error.to_string())))?;
 
     let link = extensions.get::<Arc<Link>>().map(Arc::clone);
-    let address = link
-        .as_ref()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |link| link.peer.ip());
-    let user = grant
-        .user()
-        .or_else(|| request.wanted.users.first())
-        .map(|user| user.as_str());
-    let seat = transport.limits.take(user, address).map_err(|full| {
-        let (reason, detail) = match full {
-            Full::User => (
-                "user_limit",
-                "this user holds as many streams as one user may",
-            ),
-            Full::Address => (
-                "address_limit",
-                "this address holds as many streams as one address may",
-            ),
-        };
-        refuse(
-            reason,
-            Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail),
-        )
-    })?;
+    let address = extensions
+        .get::<ClientAddress>()
+        .copied()
+        .unwrap_or_else(|| ClientAddress::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    let holder = holder(&grant, &request);
+    let seat = transport
+        .limits
+        .take(holder.as_deref(), address)
+        .map_err(|full| {
+            let (reason, detail) = match full {
+                Full::User => (
+                    "user_limit",
+                    "this user holds as many streams as one user may",
+                ),
+                Full::Address => (
+                    "address_limit",
+                    "this address holds as many streams as one address may",
+                ),
+            };
+            refuse(
+                reason,
+                Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail),
+            )
+        })?;
 
+    let watch = transport
+        .revocations
+        .watch(&grant, &request.wanted, SystemTime::now())
+        .map_err(|error| refuse("revoked", error.into()))?;
     let session = Session::new(
         transport
             .hub
             .subscribe(scope, request.filter, request.resume),
+        watch,
         transport.config.heartbeat,
-        grant.validity().expires_at,
+        grant.validity(),
         seat,
         NAME,
         Arc::clone(metrics),
@@ -167,6 +181,36 @@ pub async fn events(
         link,
     };
     Ok(response(Body::new(stream)))
+}
+
+/// As what a request is counted that earned no grant.
+fn refusal_reason(error: &Unauthenticated) -> &'static str {
+    match error {
+        Unauthenticated::Credentials(BadCredentials::InQuery | BadCredentials::Contradicting) => {
+            "bad_request"
+        }
+        Unauthenticated::Credentials(BadCredentials::ForeignPage) => "forbidden",
+        Unauthenticated::Unavailable(_) => "keys_unavailable",
+        Unauthenticated::Credentials(_) | Unauthenticated::Wrong | Unauthenticated::Token(_) => {
+            "unauthorized"
+        }
+    }
+}
+
+/// By whom a stream is counted, if that is known: a user of a tenant is not the user of that name in another.
+fn holder(grant: &Grant, request: &EventsRequest) -> Option<String> {
+    let (user, tenant) = match grant.user() {
+        Some(user) => (user, grant.tenant()),
+        None => (
+            request.wanted.users.first()?,
+            request.wanted.tenant.as_ref(),
+        ),
+    };
+    // No identifier has a slash in it.
+    Some(match tenant {
+        Some(tenant) => format!("{tenant}/{user}"),
+        None => user.to_string(),
+    })
 }
 
 /// A 200 that neither browser nor proxy keeps, transforms or holds back.
@@ -317,6 +361,10 @@ impl EventStream {
         let data = match reason {
             CloseReason::Drain => r#"{"reason":"drain"}"#,
             CloseReason::Expired => r#"{"reason":"expired"}"#,
+            // It is not to come back: no time to do so is named.
+            CloseReason::Revoked => {
+                return Some(sse::control("bridge.bye", r#"{"reason":"revoked"}"#));
+            }
             CloseReason::Client | CloseReason::Stalled | CloseReason::Slow => return None,
         };
         // Spread out, so that the replicas that are left do not get all of them at once.

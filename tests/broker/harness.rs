@@ -13,13 +13,17 @@ mod client;
 mod swarm;
 mod producer;
 mod foreign;
+mod key_server;
+mod authority;
 
+pub use authority::Authority;
 pub use bridge::{Bridge, Setup};
 pub use client::{Client, Silence};
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
-pub use foreign::Foreign;
+pub use foreign::{Foreign, Issuer};
 pub use http::{BodyDecoder, encode_head, read_head, request};
+pub use key_server::{KeyServer, jwks};
 pub use producer::{Message, Persistent, Producer};
 pub use proxy::{Direction, Proxy};
 pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};

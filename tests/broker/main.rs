@@ -27,4 +27,7 @@ mod backpressure;
 mod faults;
 mod drain;
 mod operations;
+mod auth;
+mod revoke;
 mod scale;
+mod tls;

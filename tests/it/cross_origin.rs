@@ -52,20 +52,63 @@ async fn a_named_origin_may_read_and_another_may_not() {
         THEIRS,
         "http://app.example",
         "https://app.example:8443",
+        "https://app.example:443",
         "https://app.example.evil.example",
+        "https://evil-app.example",
+        "https://evil.app.example",
+        "https://app.exampl",
+        "https://app.example/",
+        "https://app.example.",
+        "https://App.example",
+        "HTTPS://app.example",
+        "https://app.example,https://evil.example",
+        "https://evil.example https://app.example",
+        "https://user@app.example",
+        "app.example",
+        "*",
         "null",
+        "",
     ] {
         let head = stream(&bridge, other).await.head;
         assert_eq!(head.header(ALLOW_ORIGIN), None, "{other}");
-        assert_eq!(head.header("Vary"), Some("Origin"));
+        assert_eq!(head.header("Vary"), Some("Origin"), "{other}");
+        let answer = preflight(&bridge, other, "GET", "last-event-id").await;
+        assert_eq!(answer.head.header(ALLOW_ORIGIN), None, "{other}");
     }
-    // An error must be readable too, or the page cannot tell why it failed.
-    let error = bridge
-        .request("GET", "/events?team=7", &[("Origin", OURS)], "")
+}
+
+#[tokio::test]
+async fn an_error_is_readable_too_or_the_page_could_not_tell_why_it_failed() {
+    let bridge = Bridge::dev()
+        .set("HTTP_CORS_ORIGINS", OURS)
+        .set("HTTP_MAX_CONNECTIONS_PER_IP", 1)
+        .start()
         .await;
-    assert_eq!(error.head.status, 400);
-    assert_eq!(error.head.header(ALLOW_ORIGIN), Some(OURS));
-    assert!(words(&error, "Access-Control-Expose-Headers").contains("retry-after"));
+    let _only = stream(&bridge, OURS).await;
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+    let cases: &[Case<'_>] = &[
+        ("GET", "/events?team=7", &[], 400),
+        ("GET", "/events?all=false&broadcast=false", &[], 403),
+        ("GET", "/none", &[], 404),
+        ("DELETE", "/events", &[], 405),
+        ("GET", "/events", &[("Accept", "application/json")], 406),
+        ("POST", "/publish", &[("Transfer-Encoding", "chunked")], 411),
+        ("POST", "/publish", &[], 422),
+        ("GET", "/events?team_id=7", &[], 429),
+    ];
+    for (method, target, headers, status) in cases {
+        for (origin, allowed) in [(OURS, Some(OURS)), (THEIRS, None)] {
+            let mut all = vec![("Origin", origin)];
+            all.extend_from_slice(headers);
+            let error = bridge.request(method, target, &all, "").await;
+            assert_eq!(error.head.status, *status, "{method} {target}");
+            assert_eq!(error.head.header(ALLOW_ORIGIN), allowed, "{target}");
+            assert_eq!(error.head.header("Vary"), Some("Origin"), "{target}");
+            if allowed.is_some() {
+                assert!(words(&error, "Access-Control-Expose-Headers").contains("retry-after"));
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,10 @@ pub mod http;
 mod event_stream;
 #[path = "../broker/harness/client.rs"]
 mod client;
+#[path = "../broker/harness/key_server.rs"]
+mod key_server;
+#[path = "../broker/harness/authority.rs"]
+mod authority;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -25,10 +29,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+pub use authority::{Authority, Identity};
 pub use client::{Client, Silence};
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use http::Response;
+pub use key_server::{KeyServer, http_answer, jwks};
 
 /// How long anything may take that should be done at once: long enough for busy cores, short enough to find a hang.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -59,10 +65,19 @@ impl Setup {
         bridge
     }
 
+    /// Starts `dev` and waits until it listens: for what speaks over TLS, which this harness does not.
+    pub async fn start_listening(&self) -> Bridge {
+        self.start_command("dev").await
+    }
+
     /// Starts `serve`, open to all, with a broker that is not there, and waits until it listens.
     pub async fn start_without_broker(self) -> Bridge {
+        self.set("AUTH_MODE", "none").start_serve().await
+    }
+
+    /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
+    pub async fn start_serve(self) -> Bridge {
         self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
-            .set("AUTH_MODE", "none")
             .set("ADMIN_BIND", "127.0.0.1:0")
             .start_command("serve")
             .await
@@ -273,6 +288,11 @@ impl Raw {
             .expect("the bridge reads");
     }
 
+    /// Sends as long as the other side takes it.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        within("a socket takes bytes", SOON, self.socket.write_all(bytes)).await
+    }
+
     /// Takes what came up to the end of the next `pattern`, which must come soon, whatever else comes.
     pub async fn until(&mut self, pattern: &[u8]) -> String {
         let what = String::from_utf8_lossy(pattern).into_owned();
@@ -313,6 +333,12 @@ impl Raw {
     pub async fn rest(&mut self) -> String {
         within("the end", SOON, async { while self.read().await {} }).await;
         String::from_utf8(std::mem::take(&mut self.received)).expect("UTF-8")
+    }
+
+    /// As [`Raw::rest`], whatever it is.
+    pub async fn rest_bytes(&mut self) -> Vec<u8> {
+        within("the end", SOON, async { while self.read().await {} }).await;
+        std::mem::take(&mut self.received)
     }
 
     /// Head and body of a response with a `Content-Length`, after which the connection goes on.

@@ -1,5 +1,7 @@
 //! How many streams there may be: of one user, from one address, in all.
 
+use std::net::IpAddr;
+
 use crate::harness::{Bridge, Client, Raw, Response, SOON, eventually};
 
 /// A refusal that a client can act on: it says when to come back.
@@ -113,4 +115,112 @@ async fn a_full_replica_says_so_to_whoever_comes_and_keeps_whom_it_has() {
         (count.parse::<f64>().ok()? >= 2.0).then_some(())
     })
     .await;
+}
+
+/// What a stream is answered that is asked for from another address of loopback, with these lines: its status, its head,
+/// and the connection, which stays open.
+async fn asked_from(bridge: &Bridge, source: [u8; 4], lines: &str) -> (u16, String, Raw) {
+    let mut raw = Raw::connect_from(IpAddr::from(source), bridge.public).await;
+    raw.send(format!("GET /events?team_id=7 HTTP/1.1\r\nHost: x\r\n{lines}\r\n").as_bytes())
+        .await;
+    let head = raw.until(b"\r\n\r\n").await;
+    let status = head[9..12].parse().expect("a status");
+    (status, head.to_ascii_lowercase(), raw)
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_clients_are_told_apart_and_nobody_can_pose_as_another() {
+    let bridge = Bridge::dev()
+        .set("HTTP_MAX_CONNECTIONS_PER_IP", 1)
+        .set("HTTP_TRUSTED_PROXIES", "127.0.0.2, 127.0.4.0/24")
+        .start()
+        .await;
+    const PROXY: [u8; 4] = [127, 0, 0, 2];
+    // Who asks, what it says, and what that comes to; whoever got a stream keeps it.
+    let cases: &[([u8; 4], &str, u16)] = &[
+        (PROXY, "X-Forwarded-For: 203.0.113.1\r\n", 200),
+        (PROXY, "X-Forwarded-For: 203.0.113.1\r\n", 429),
+        (PROXY, "X-Forwarded-For: 203.0.113.2\r\n", 200),
+        // Made up by the client: to the left of what the proxy saw.
+        (PROXY, "X-Forwarded-For: 1.1.1.1, 203.0.113.1\r\n", 429),
+        (
+            PROXY,
+            "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 203.0.113.1\r\n",
+            429,
+        ),
+        (PROXY, "X-Forwarded-For: 203.0.113.1:1234\r\n", 429),
+        (PROXY, "X-Forwarded-For: 203.0.113.1, 127.0.4.9\r\n", 429),
+        (PROXY, "Forwarded: for=203.0.113.1\r\n", 429),
+        (PROXY, "Forwarded: for=203.0.113.3;proto=https\r\n", 200),
+        // Another network of the same client is no other client.
+        (PROXY, "X-Forwarded-For: 2001:db8::1\r\n", 200),
+        (PROXY, "X-Forwarded-For: 2001:db8::ffff\r\n", 429),
+        (PROXY, "Forwarded: for=\"[2001:db8::2]:80\"\r\n", 429),
+        (PROXY, "X-Forwarded-For: 2001:db8:0:1::1\r\n", 200),
+        // What cannot be read, and what contradicts itself, is the proxy's own.
+        (PROXY, "X-Forwarded-For: garbage\r\n", 200),
+        (PROXY, "X-Forwarded-For: 203.0.113.9, garbage\r\n", 429),
+        (
+            PROXY,
+            "Forwarded: for=203.0.113.8\r\nX-Forwarded-For: 203.0.113.9\r\n",
+            429,
+        ),
+        (PROXY, "", 429),
+        // Who is no trusted proxy is who it is.
+        ([127, 0, 0, 3], "X-Forwarded-For: 203.0.113.50\r\n", 200),
+        ([127, 0, 0, 3], "X-Forwarded-For: 203.0.113.51\r\n", 429),
+        ([127, 0, 0, 3], "Forwarded: for=203.0.113.52\r\n", 429),
+        ([127, 0, 4, 1], "X-Forwarded-For: 203.0.113.60\r\n", 200),
+        ([127, 0, 4, 2], "X-Forwarded-For: 203.0.113.60\r\n", 429),
+    ];
+    let mut open = Vec::new();
+    for (source, lines, expected) in cases {
+        let (status, _, raw) = asked_from(&bridge, *source, lines).await;
+        assert_eq!(status, *expected, "{source:?} {lines:?}");
+        open.push(raw);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_connects_too_often_is_told_to_wait_and_others_are_not() {
+    let bridge = Bridge::dev()
+        .set("HTTP_MAX_CONNECTION_RATE_PER_IP", 1)
+        .set("HTTP_TRUSTED_PROXIES", "127.0.0.2")
+        .start_listening()
+        .await;
+    // The first ten come as a burst; and the proxy's connections are not counted but its clients' requests.
+    for (source, lines) in [
+        ([127, 0, 0, 3], ""),
+        ([127, 0, 0, 2], "X-Forwarded-For: 203.0.113.1\r\n"),
+    ] {
+        let mut open = Vec::new();
+        let mut refused = None;
+        for _ in 0..30 {
+            let (status, head, raw) = asked_from(&bridge, source, lines).await;
+            if status == 429 {
+                refused = Some((head, raw));
+                break;
+            }
+            assert_eq!(status, 200);
+            open.push(raw);
+        }
+        assert!(open.len() >= 10, "{source:?}: {}", open.len());
+        let (head, mut raw) = refused.expect("one is too many");
+        for line in ["retry-after: 10", "connection: close", "vary: origin"] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line}: {head}");
+        }
+        let problem = raw.rest().await;
+        assert!(problem.contains("more often than it may"), "{problem}");
+    }
+    let (status, ..) =
+        asked_from(&bridge, [127, 0, 0, 2], "X-Forwarded-For: 203.0.113.2\r\n").await;
+    assert_eq!(status, 200, "another client of that proxy");
+    let (status, ..) = asked_from(&bridge, [127, 0, 0, 4], "").await;
+    assert_eq!(status, 200, "another address");
+
+    // Whoever asks whether it is alive is told.
+    let mut raw = Raw::connect_from([127, 0, 0, 2].into(), bridge.public).await;
+    raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
+        .await;
+    assert!(raw.until(b"\r\n").await.contains(" 200 "));
 }

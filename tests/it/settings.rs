@@ -253,7 +253,7 @@ fn what_is_required_is_asked_for_with_the_choices() {
         "{nothing}"
     );
     assert!(
-        lines[1].starts_with("AUTH_MODE is not set: set it to token ("),
+        lines[1].starts_with("AUTH_MODE is not set: set it to jwt ("),
         "{nothing}"
     );
     assert!(lines[1].contains("or none ("), "{nothing}");
@@ -343,17 +343,83 @@ fn variables_of_others_are_left_alone() {
 
 #[test]
 fn a_setting_of_a_later_version_is_warned_of_and_not_shown() {
-    let config = load(&[("AUTH_JWT_SECRET", "hunter2"), ("AUTH_COOKIE", "")]);
+    let config = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "hunter2")]);
     assert_eq!(
         config.warnings,
-        ["AUTH_JWT_SECRET (the environment) is not supported by this version and has no effect"]
+        [
+            "OTEL_EXPORTER_OTLP_ENDPOINT (the environment) is not supported by this version and has no effect"
+        ]
     );
 }
 
 #[test]
 fn values_that_contradict_each_other_stop_the_start_and_both_are_named() {
     let token = ("AUTH_TOKEN", "0123456789abcdef");
+    let secret = ("AUTH_JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    let jwks = ("AUTH_JWKS_URL", "https://keys.example/jwks");
+    let jwt = ("AUTH_MODE", "jwt");
     let cases: &[(Pairs<'_>, [&str; 2])] = &[
+        (
+            &[secret],
+            [
+                "AUTH_JWT_SECRET=*** (the environment)",
+                "AUTH_MODE=none (the environment)",
+            ],
+        ),
+        (
+            &[jwt, secret, token],
+            [
+                "AUTH_TOKEN=*** (the environment)",
+                "AUTH_MODE=jwt (the environment)",
+            ],
+        ),
+        (
+            &[jwt, secret, jwks],
+            [
+                "AUTH_JWT_SECRET=*** (the environment)",
+                "AUTH_JWKS_URL=https://keys.example/jwks (the environment)",
+            ],
+        ),
+        (
+            &[jwt, secret, ("AUTH_JWT_ALGORITHMS", "RS256")],
+            [
+                "AUTH_JWT_ALGORITHMS=RS256 (the environment)",
+                "AUTH_JWT_SECRET=*** (the environment)",
+            ],
+        ),
+        (
+            &[jwt, jwks, ("AUTH_JWT_ALGORITHMS", "HS512")],
+            [
+                "AUTH_JWT_ALGORITHMS=HS512 (the environment)",
+                "AUTH_JWKS_URL=https://keys.example/jwks (the environment)",
+            ],
+        ),
+        (
+            &[jwt, secret, ("AUTH_CLAIM_TEAMS", "sub")],
+            [
+                "AUTH_CLAIM_USER=sub (the default)",
+                "AUTH_CLAIM_TEAMS=sub (the environment)",
+            ],
+        ),
+        (
+            &[
+                jwt,
+                secret,
+                ("AUTH_COOKIE", "events"),
+                ("HTTP_CORS_ORIGINS", "*"),
+            ],
+            [
+                "AUTH_COOKIE=events (the environment)",
+                "HTTP_CORS_ORIGINS=* (the environment)",
+            ],
+        ),
+        (
+            &[("AUTH_QUERY_TOKEN", "true")],
+            [
+                "AUTH_QUERY_TOKEN=true (the environment)",
+                "AUTH_MODE=none (the environment)",
+            ],
+        ),
         (
             &[("RABBITMQ_EVENTS_QUEUE_SCOPE", "replica")],
             [
@@ -450,6 +516,30 @@ fn values_that_contradict_each_other_stop_the_start_and_both_are_named() {
         ),
         (
             &[
+                token,
+                ("AUTH_MODE", "token"),
+                ("RABBITMQ_DEAD_LETTER_QUEUE", "events.sse.revocations"),
+            ],
+            [
+                "RABBITMQ_DEAD_LETTER_QUEUE=events.sse.revocations",
+                "RABBITMQ_EVENTS_QUEUE=events.sse",
+            ],
+        ),
+        (
+            &[
+                token,
+                ("AUTH_MODE", "token"),
+                ("RABBITMQ_EVENTS_QUEUE_TYPE", "quorum"),
+                ("RABBITMQ_EVENTS_QUEUE_SCOPE", "replica"),
+                ("REPLICA_NAME", "revocations"),
+            ],
+            [
+                "REPLICA_NAME=revocations",
+                "RABBITMQ_EVENTS_QUEUE=events.sse",
+            ],
+        ),
+        (
+            &[
                 ("HTTP_MAX_CONNECTIONS", "10"),
                 ("HTTP_MAX_CONNECTIONS_PER_IP", "11"),
             ],
@@ -502,6 +592,16 @@ fn values_that_only_look_contradictory_are_accepted() {
             ("RABBITMQ_HEARTBEAT_SECONDS", "60"),
         ],
         &[("AUTH_MODE", "token"), ("AUTH_TOKEN", "0123456789abcdef")],
+        &[
+            ("AUTH_MODE", "jwt"),
+            ("AUTH_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+            ("AUTH_JWT_ALGORITHMS", "HS384, HS512"),
+        ],
+        &[
+            ("AUTH_MODE", "jwt"),
+            ("AUTH_JWKS_URL", "http://127.0.0.1:8000/jwks"),
+            ("AUTH_CLAIM_TEAMS", "/realm/teams"),
+        ],
     ];
     for pairs in cases {
         load(pairs);
@@ -611,6 +711,32 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
             "number 2 of the list: * stands alone",
         ),
         (
+            "HTTP_TRUSTED_PROXIES",
+            "proxy.example",
+            "write an IP address or a network",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "10.0.0.0/33",
+            "write an IP address or a network",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "10.0.0.1,10.0.0.7/8",
+            "number 2 of the list: has bits set behind its prefix: write 10.0.0.0/8",
+        ),
+        (
+            "HTTP_TRUSTED_PROXIES",
+            "0.0.0.0/0",
+            "would believe everybody",
+        ),
+        (
+            "HTTP_MAX_CONNECTION_RATE_PER_IP",
+            "0.5",
+            "write a whole number of connections a second",
+        ),
+        ("RABBITMQ_CA_FILE", "/nowhere/ca.pem", "cannot be read"),
+        (
             "HTTP_MAX_CONNECTIONS",
             "many",
             "write a whole number of connections, or 0 for no limit",
@@ -631,12 +757,43 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
             "drop",
             "write one of drop-oldest, latest, disconnect",
         ),
+        ("AUTH_MODE", "basic", "write one of jwt, token, none"),
         (
-            "AUTH_MODE",
-            "jwt",
-            "this version does not have it yet: write token or none",
+            "AUTH_JWKS_URL",
+            "http://keys.example/jwks",
+            "write https://",
         ),
-        ("AUTH_MODE", "basic", "write token or none"),
+        ("AUTH_JWKS_URL", "ftp://127.0.0.1/jwks", "write https://"),
+        ("AUTH_JWKS_URL", "https://keys.example/#x", "write https://"),
+        (
+            "AUTH_JWKS_REFRESH_SECONDS",
+            "0",
+            "write a whole number of seconds from 10 to 86400",
+        ),
+        ("AUTH_JWT_ALGORITHMS", "none", "write names of HS256,"),
+        ("AUTH_JWT_ALGORITHMS", "rs256", "write names of HS256,"),
+        ("AUTH_JWT_ALGORITHMS", "RS256,HS256", "mixes secrets"),
+        (
+            "AUTH_JWT_PUBLIC_KEY_FILE",
+            "/nowhere/keys.pem",
+            "cannot be read",
+        ),
+        (
+            "AUTH_LEEWAY_SECONDS",
+            "31",
+            "write a whole number of seconds from 0 to 30",
+        ),
+        ("AUTH_CLAIM_TEAMS", "/a~2", "~"),
+        ("AUTH_COOKIE", "a b", "write the name of a cookie"),
+        ("AUTH_QUERY_TOKEN", "perhaps", "write true or false"),
+        ("AUTH_REVOCATION_MAX_AGE", "0", "from 1m to 365D"),
+        ("AUTH_REVOCATION_MAX_AGE", "59s", "from 1m to 365D"),
+        ("AUTH_REVOCATION_MAX_AGE", "366D", "from 1m to 365D"),
+        (
+            "AUTH_REVOCATION_MAX_AGE",
+            "24",
+            "write a whole number and a unit",
+        ),
         ("LOG_FORMAT", "text", "write one of json, pretty"),
         (
             "RUST_LOG",
@@ -653,6 +810,23 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
         assert!(text.contains(legal), "{legal}: {text}");
         assert_eq!(text.lines().count(), 1, "{text}");
     }
+}
+
+#[test]
+fn tokens_are_judged_by_keys_of_one_place_that_is_asked_for() {
+    let text = refusal(&[("AUTH_MODE", "jwt")]);
+    for source in [
+        "AUTH_JWT_SECRET",
+        "AUTH_JWT_PUBLIC_KEY_FILE",
+        "AUTH_JWKS_URL",
+    ] {
+        assert!(text.contains(source), "{text}");
+    }
+    let text = refusal(&[("AUTH_MODE", "jwt"), ("AUTH_JWT_SECRET", "hunter2")]);
+    assert!(
+        text.starts_with("AUTH_JWT_SECRET=*** (the environment): write 32 to"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -741,9 +915,15 @@ fn secrets_are_never_shown() {
             assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
+    let short = refusal(&[("EVENT_ID_KEY", "hunter2-hunter2-hunter2-hunter2")]);
+    assert!(
+        short.starts_with("EVENT_ID_KEY=*** ") && short.contains("at least 32 bytes"),
+        "{short}"
+    );
     let config = load(&[
         ("AUTH_TOKEN", "hunter2-hunter2-hunter2"),
         ("AUTH_MODE", "token"),
+        ("EVENT_ID_KEY", "hunter2-hunter2-hunter2-hunter2-"),
     ]);
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     let AuthMode::Token(token) = config.auth.mode else {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need besides Rust: RabbitMQ, promtool, curl, and a Python with pika and aio-pika for producers
-# that share no code with the bridge. Does nothing, quickly, when all of it is there. Nothing that it installs is started.
+# and PyJWT for an issuer that share no code with the bridge. Does nothing, quickly, when all of it is there. Nothing that it installs is started.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -37,8 +37,8 @@ fi
 
 venv=target/foreign-venv
 wanted=tests/broker/foreign/requirements.txt
-if ! cmp -s "$wanted" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import pika, aio_pika' 2> /dev/null; then
-    echo "Installing pika and aio-pika in $venv"
+if ! cmp -s "$wanted" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import pika, aio_pika, cryptography, jwt' 2> /dev/null; then
+    echo "Installing pika, aio-pika and PyJWT in $venv"
     rm -rf "$venv"
     python3 -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$wanted"

@@ -158,7 +158,7 @@ impl<I: Intake> Run<I> {
             return None;
         }
         let tail = tokio::select! {
-            tail = find_tail(connection, &self.consumer.config) => tail,
+            tail = find_tail(connection, &self.consumer.config.queue) => tail,
             () = &mut self.stopping => return Some(End::Stopped),
         };
         let is_suspicious = match tail {

@@ -1,10 +1,10 @@
-//! Producers that share no line of code with the bridge: Python's pika and aio-pika, as back ends use them.
+//! Programs that share no line of code with the bridge: Python's pika and aio-pika, as back ends use them, and PyJWT.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Vhost, command};
 
@@ -28,18 +28,8 @@ impl Foreign {
             Self::AioPika => "aio_pika_publish.py",
             Self::Latin1 => "latin1_publish.py",
         };
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = folder.join("target/foreign-venv/bin/python");
-        assert!(
-            python.exists(),
-            "{} is missing: `make setup` makes it",
-            python.display()
-        );
-        let mut process = command(python)
-            .arg(folder.join("tests/broker/foreign").join(script))
+        let mut process = python(script)
             .arg(vhost.url())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("Python starts");
@@ -56,4 +46,67 @@ impl Foreign {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+/// An issuer of tokens: PyJWT, with keys that nobody else has.
+pub struct Issuer {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Issuer {
+    pub fn start() -> Self {
+        let mut process = python("pyjwt_issuer.py").spawn().expect("Python starts");
+        let input = process.stdin.take().expect("stdin is a pipe");
+        let output = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
+        Self {
+            process,
+            input,
+            output,
+        }
+    }
+
+    /// Makes a key; its public half, as a JWK.
+    pub fn make_key(&mut self, algorithm: &str, key_id: &str) -> Value {
+        self.ask(&json!({"make": algorithm, "kid": key_id}))
+    }
+
+    /// A token with these claims, signed with a key that was made before.
+    pub fn sign(&mut self, key_id: &str, claims: &Value) -> String {
+        let token = self.ask(&json!({"sign": key_id, "claims": claims}));
+        token.as_str().expect("a token").to_owned()
+    }
+
+    fn ask(&mut self, command: &Value) -> Value {
+        writeln!(self.input, "{command}").expect("Python reads");
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).expect("Python answers");
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A script of `tests/broker/foreign`, with pipes to talk to it.
+fn python(script: &str) -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = folder.join("target/foreign-venv/bin/python");
+    assert!(
+        python.exists(),
+        "{} is missing: `make setup` makes it",
+        python.display()
+    );
+    let mut command = command(python);
+    command
+        .arg(folder.join("tests/broker/foreign").join(script))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
 }

@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
 
-use super::{Producer, SOON, eventually, run, within};
+use super::{Authority, Producer, SOON, eventually, run, within};
 
 /// Debian's folder of RabbitMQ. The wrappers in `/usr/sbin` would switch user and folder.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -44,6 +44,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 pub struct RabbitMq {
     folder: PathBuf,
     port: u16,
+    /// Where it listens over TLS, if it does, and the lines of its configuration that say so.
+    tls: Option<(u16, String)>,
     process: Option<Child>,
     vhosts: usize,
     vhosts_taken: AtomicUsize,
@@ -53,18 +55,33 @@ impl RabbitMq {
     /// The node that tests share, started by the first that asks.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
-        SHARED.get_or_init(|| Self::start_new(160)).await
+        SHARED.get_or_init(|| Self::start_new(160, None)).await
     }
 
     /// A node for one test, which may do with it what it likes.
     pub async fn private() -> Self {
-        Self::start_new(2).await
+        Self::start_new(2, None).await
     }
 
-    async fn start_new(vhosts: usize) -> Self {
+    /// As [`RabbitMq::private`], listening over TLS too, with a certificate of this authority for these names.
+    pub async fn private_with_tls(authority: &Authority, names: &[&str]) -> Self {
+        let identity = authority.sign("rabbitmq", names, 2090);
+        let port = run::free_port();
+        let lines = format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\nssl_options.verify = verify_none\n",
+            authority.file().display(),
+            identity.certificate.display(),
+            identity.key.display()
+        );
+        Self::start_new(2, Some((port, lines))).await
+    }
+
+    async fn start_new(vhosts: usize, tls: Option<(u16, String)>) -> Self {
         let mut node = Self {
             folder: run::new_folder("rabbitmq"),
             port: run::free_port(),
+            tls,
             process: None,
             vhosts,
             vhosts_taken: AtomicUsize::new(0),
@@ -85,6 +102,12 @@ impl RabbitMq {
             name: format!("test-{number}"),
             port: self.port,
         }
+    }
+
+    /// Where the node listens over TLS.
+    pub fn tls_port(&self) -> u16 {
+        let (port, _) = self.tls.as_ref().expect("a node with TLS");
+        *port
     }
 
     /// Where the node listens.
@@ -168,9 +191,10 @@ impl RabbitMq {
         fs::write(&definitions_file, definitions.to_string()).expect("a file");
         fs::write(self.folder.join("enabled_plugins"), "[].").expect("a file");
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\nload_definitions = {}\n",
+            "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\nload_definitions = {}\n{}",
             self.port,
-            definitions_file.display()
+            definitions_file.display(),
+            self.tls.as_ref().map_or("", |(_, lines)| lines)
         );
         fs::write(self.folder.join("rabbitmq.conf"), configuration).expect("a file");
     }
@@ -293,6 +317,14 @@ impl Vhost {
     pub fn url_at(&self, port: u16) -> String {
         format!(
             "amqp://{USER}:{PASSWORD_ENCODED}@127.0.0.1:{port}/{}",
+            self.name
+        )
+    }
+
+    /// As [`Vhost::url`], over TLS, for a host by one of its names.
+    pub fn tls_url(&self, host: &str, port: u16) -> String {
+        format!(
+            "amqps://{USER}:{PASSWORD_ENCODED}@{host}:{port}/{}",
             self.name
         )
     }
