@@ -121,21 +121,25 @@ async fn the_amqp_type_names_the_event_and_without_one_onmessage_fires() {
 
 #[tokio::test]
 async fn a_repeated_message_id_is_delivered_once() {
-    let vhost = RabbitMq::shared().await.vhost();
-    let bridge = Bridge::on(&vhost).start().await;
-    let mut client = Client::connect(&bridge, "team_id=7").await;
-    let producer = vhost.producer().await;
-    producer
-        .publish_all([
-            Message::to("team.7.a", "1").id("m-1"),
-            Message::to("team.7.a", "1").id("m-1"),
-            Message::to("team.7.a", "2").id("m-2"),
-        ])
-        .await;
-    assert_eq!(client.data(2).await, ["1", "2"]);
-    bridge
-        .wait_metric("sse_bridge_duplicates_total", |count| count == 1.0)
-        .await;
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let producer = vhost.producer().await;
+        producer
+            .publish_all([
+                Message::to("team.7.a", "1").id("m-1"),
+                Message::to("team.7.a", "1").id("m-1"),
+                Message::to("team.7.a", "2").id("m-2"),
+            ])
+            .await;
+        assert_eq!(client.data(2).await, ["1", "2"], "{kind}");
+        bridge
+            .wait_metric("sse_bridge_duplicates_total", |count| count == 1.0)
+            .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

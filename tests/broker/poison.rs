@@ -323,6 +323,57 @@ async fn a_dead_letter_exchange_that_is_gone_holds_the_acknowledgements_back_and
 }
 
 #[tokio::test]
+async fn behind_a_missing_dead_letter_exchange_no_more_waits_than_the_prefetch_and_nothing_is_lost()
+{
+    const PREFETCH: usize = 10;
+    const GOOD: usize = 30;
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost)
+            .set("RABBITMQ_EVENTS_QUEUE_TYPE", kind)
+            .set("RABBITMQ_PREFETCH_COUNT", PREFETCH);
+        drop(setup.start().await);
+        // Nobody mends what is missing: the bridge may not declare.
+        let bridge = setup.clone().set("RABBITMQ_DECLARE", "false").start().await;
+        let mut client = Client::connect(&bridge, "").await;
+        vhost.delete_exchange("events.dlx").await;
+        let producer = vhost.producer().await;
+        producer.publish(Message::to("team.7.x", "poison")).await;
+        for n in 0..GOOD {
+            // One by one: each is a chunk of the stream.
+            producer
+                .publish(Message::to("team.7.x", n.to_string()))
+                .await;
+        }
+        bridge
+            .wait_metric("sse_bridge_dead_letter_failures_total", |count| {
+                count >= 3.0
+            })
+            .await;
+        let held = bridge.metric("sse_bridge_unacknowledged_messages").await;
+        // RabbitMQ delivers a stream's chunks whole.
+        let most = if kind == "stream" { GOOD } else { PREFETCH };
+        assert!(
+            (PREFETCH as f64..=most as f64).contains(&held),
+            "{kind}: {held}"
+        );
+        // Somebody mends it.
+        setup
+            .set("RABBITMQ_EVENTS_QUEUE", "events.other")
+            .start()
+            .await
+            .kill();
+        let expected: Vec<_> = (0..GOOD).map(|n| n.to_string()).collect();
+        assert_eq!(client.data(GOOD).await, expected, "{kind}");
+        assert_eq!(take(&vhost, 1).await, ["poison"], "{kind}");
+        bridge
+            .wait_metric("sse_bridge_unacknowledged_messages", |count| count == 0.0)
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn a_message_whose_texts_are_not_utf8_is_dead_lettered_and_stops_nothing() {
     let shared = RabbitMq::shared().await;
     for kind in ["stream", "quorum", "classic"] {

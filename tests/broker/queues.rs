@@ -106,6 +106,7 @@ async fn a_second_consumer_on_a_shared_work_queue_is_reported() {
     let vhost = RabbitMq::shared().await.vhost();
     let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", "classic");
     let _first = setup.clone().set("REPLICA_NAME", "first").start().await;
+    let check = setup.clone();
     let second = setup.set("REPLICA_NAME", "second").start_unready().await;
     eventually("the second consumer is reported", SOON, async || {
         let output = second.output();
@@ -115,6 +116,12 @@ async fn a_second_consumer_on_a_shared_work_queue_is_reported() {
             .then_some(())
     })
     .await;
+    second
+        .wait_metric("sse_bridge_queue_consumers", |count| count == 2.0)
+        .await;
+    let check = check.run(&["check"]).await;
+    assert_eq!(check.code, Some(1), "{}", check.output);
+    assert!(check.output.contains("consumers"), "{}", check.output);
 }
 
 #[tokio::test(flavor = "multi_thread")]

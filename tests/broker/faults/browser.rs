@@ -232,7 +232,8 @@ impl Life {
             doors.straight
         };
         let wanted = self.orders.borrow().forge;
-        let forged = (wanted > self.forged).then(|| FORGED[wanted % FORGED.len()].to_owned());
+        let any = self.random.usize(..FORGED.len());
+        let forged = (wanted > self.forged).then(|| FORGED[any].to_owned());
         self.forged = wanted;
         let id = forged.clone().or_else(|| self.last_id.clone());
         self.record(&Record::Connect {

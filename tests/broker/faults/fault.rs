@@ -210,7 +210,7 @@ impl World {
                 Fault::LinkRefused => link.refuse(),
                 Fault::LinkSilent => link.silence(),
                 Fault::LinkForgotten => link.forget(),
-                Fault::LinkHalfOpen if begun.is_multiple_of(2) => {
+                Fault::LinkHalfOpen if (self.plan.seed ^ u64::from(begun)) & 1 == 0 => {
                     link.silence_one(Direction::Inward);
                 }
                 Fault::LinkHalfOpen => link.silence_one(Direction::Outward),

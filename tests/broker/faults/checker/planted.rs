@@ -884,10 +884,14 @@ fn what_the_broker_confirmed_and_does_not_hold_is_told_apart_from_what_the_bridg
 
 #[test]
 fn more_unacknowledged_than_the_prefetch_is_found() {
-    let kinds = planted("stream", |lines| {
-        sample(lines, Phase::Run).unacknowledged = 513;
-    });
-    assert_eq!(kinds, [Kind::OverPrefetch]);
+    for (kind, most) in [("stream", 2 * 512), ("quorum", 512)] {
+        for (more, expected) in [(0, &[][..]), (1, &[Kind::OverPrefetch])] {
+            let kinds = planted(kind, |lines| {
+                sample(lines, Phase::Run).unacknowledged = most + more;
+            });
+            assert_eq!(kinds, expected, "{kind}");
+        }
+    }
 }
 
 #[test]
