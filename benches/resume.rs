@@ -2,7 +2,7 @@
 //! broker, against what one such client needs, and how much later live clients get their events meanwhile, against
 //! their usual. Beside them a bare consumer of the stream shows how much of that is the broker's and the machine's.
 //!
-//! `cargo bench --bench resume` prints a table. The returning clients are a process of their own, at the lowest priority,
+//! `cargo bench --bench resume` prints a table, over several rounds. The returning clients are a process of their own, at the lowest priority,
 //! so that the work of reading what they are sent is not taken for work of the bridge.
 
 #![allow(
@@ -23,6 +23,7 @@
 
 mod harness;
 
+use std::ops::Range;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -44,8 +45,12 @@ const LIVE_CLIENTS: usize = 20;
 const ALL: &str = "all have everything";
 /// Between two live events.
 const PACE: Duration = Duration::from_millis(5);
-/// How long the usual delay is measured.
-const USUAL: Duration = Duration::from_secs(10);
+/// How often they return: one round's p99 differs from another's by half.
+const ROUNDS: usize = 3;
+/// How long the usual delay is measured before each round.
+const USUAL: Duration = Duration::from_secs(20);
+/// In which they connect.
+const FIRST_MOMENT: Duration = Duration::from_millis(250);
 
 #[tokio::main]
 async fn main() {
@@ -84,14 +89,46 @@ async fn main() {
         alone_took.as_secs_f64()
     );
 
-    let mut live = Live::begin(&vhost, &bridge).await;
-    tokio::time::sleep(USUAL).await;
-    live.mark();
-    let began = Instant::now();
+    let live = Live::begin(&vhost, &bridge).await;
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        tokio::time::sleep(USUAL).await;
+        let before = bridge.metric("sse_bridge_read_back_records_total").await;
+        let began = Instant::now();
+        all_return(&bridge, &id).await;
+        let ended = Instant::now();
+        let read = settled(&bridge).await - before;
+        println!(
+            "{CLIENTS} clients:     {read:>8} records read, {:>6.2} s, {} deliveries, all complete; {:.2} times the records of one",
+            (ended - began).as_secs_f64(),
+            CLIENTS * PER_CLIENT,
+            read / alone_read
+        );
+        rounds.push((began, ended));
+    }
+    let [live, bare] = live.end().await;
+    let (usual, meanwhile) = (usual(&live, &rounds), meanwhile(&live, &rounds));
+    let (bare_usual, bare_meanwhile) =
+        (self::usual(&bare, &rounds), self::meanwhile(&bare, &rounds));
+    print_delays("live, usually", &usual);
+    print_delays("live, meanwhile", &meanwhile);
+    print_delays("  as they come", &first_moment(&live, &rounds));
+    print_delays("bare, usually", &bare_usual);
+    print_delays("bare, meanwhile", &bare_meanwhile);
+    let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
+    println!(
+        "p99 meanwhile:    {:.2} times the usual; of a bare consumer {:.2} times",
+        p99(&meanwhile) / p99(&usual),
+        p99(&bare_meanwhile) / p99(&bare_usual)
+    );
+}
+
+/// Everybody returns, gets everything, and leaves.
+async fn all_return(bridge: &Bridge, id: &str) {
     let mut returning = tokio::process::Command::new("chrt")
         .args(["--idle", "0"])
         .arg(std::env::current_exe().expect("this program has a name"))
-        .args(["returning", &bridge.public.to_string(), &id])
+        .args(["returning", &bridge.public.to_string(), id])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -103,29 +140,6 @@ async fn main() {
         said.as_deref(),
         Some(ALL),
         "not every client got everything"
-    );
-    let took = began.elapsed();
-    let [(usual, meanwhile), (bare_usual, bare_meanwhile)] = live.end().await;
-    drop(returning);
-    let read = settled(&bridge).await - alone_read;
-    println!(
-        "{CLIENTS} clients:     {read:>8} records read, {:>6.2} s, {} deliveries, all complete",
-        took.as_secs_f64(),
-        CLIENTS * PER_CLIENT
-    );
-    println!(
-        "records read:     {:.2} times those of one",
-        read / alone_read
-    );
-    print_delays("live, usually", &usual);
-    print_delays("live, meanwhile", &meanwhile);
-    print_delays("bare, usually", &bare_usual);
-    print_delays("bare, meanwhile", &bare_meanwhile);
-    let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
-    println!(
-        "p99 meanwhile:    {:.2} times the usual; of a bare consumer {:.2} times",
-        p99(&meanwhile) / p99(&usual),
-        p99(&bare_meanwhile) / p99(&bare_usual)
     );
 }
 
@@ -183,7 +197,6 @@ struct Live {
     publishing: JoinHandle<()>,
     of_clients: Delays,
     of_bare_consumer: Delays,
-    marked: Option<Instant>,
 }
 
 impl Live {
@@ -238,29 +251,46 @@ impl Live {
             publishing,
             of_clients,
             of_bare_consumer,
-            marked: None,
         }
     }
 
-    /// From here on it is not the usual.
-    fn mark(&mut self) {
-        self.marked = Some(Instant::now());
-    }
-
-    /// The delays of the clients and of the bare consumer, each before and after the mark.
-    async fn end(mut self) -> [(Vec<Duration>, Vec<Duration>); 2] {
+    /// The delays of the clients and of the bare consumer.
+    async fn end(mut self) -> [Vec<(Instant, Duration)>; 2] {
         self.publishing.abort();
         self.readers.shutdown().await;
-        [self.of_clients, self.of_bare_consumer].map(|delays| {
-            let delays = delays.lock().expect("nobody panics with it");
-            let (usual, meanwhile): (Vec<_>, Vec<_>) = delays
-                .iter()
-                .partition(|(came, _)| Some(*came) < self.marked);
-            let only =
-                |delays: Vec<(Instant, Duration)>| delays.iter().map(|each| each.1).collect();
-            (only(usual), only(meanwhile))
-        })
+        [self.of_clients, self.of_bare_consumer]
+            .map(|delays| delays.lock().expect("nobody panics with it").clone())
     }
+}
+
+/// Of what came in the time before each round.
+fn usual(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
+    within(
+        delays,
+        rounds.iter().map(|(began, _)| *began - USUAL..*began),
+    )
+}
+
+/// Of what came in each round.
+fn meanwhile(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
+    within(delays, rounds.iter().map(|(began, ended)| *began..*ended))
+}
+
+/// Of what came while they connected.
+fn first_moment(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
+    let moments = rounds
+        .iter()
+        .map(|(began, _)| *began..*began + FIRST_MOMENT);
+    within(delays, moments)
+}
+
+fn within(
+    delays: &[(Instant, Duration)],
+    times: impl Iterator<Item = Range<Instant>> + Clone,
+) -> Vec<Duration> {
+    let within = |came: &Instant| times.clone().any(|time| time.contains(came));
+    let chosen = delays.iter().filter(|(came, _)| within(came));
+    chosen.map(|(_, delay)| *delay).collect()
 }
 
 async fn bare_consumer(connection: &lapin::Connection) -> lapin::Consumer {
