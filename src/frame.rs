@@ -14,8 +14,11 @@ use crate::event::audience::{Audience, Identifier, Recipient};
 use crate::event::id::EventId;
 use crate::event::{Event, EventName};
 
+mod block;
 pub mod sse;
 pub mod json;
+
+pub use self::block::{Block, LAST_CHUNK};
 
 /// An event and its encodings.
 pub struct Frame {
@@ -27,12 +30,12 @@ pub struct Frame {
     timestamp: Option<u64>,
     accepted_at: Instant,
     /// The block for clients that want the body as it is. Written once, by [`Frame::encode`].
-    sse: Bytes,
+    sse: Block,
     /// The body, for the envelope. Where it is one line it is a part of `sse`, so that memory holds it once.
     body: Bytes,
     /// The block for clients that want the envelope. Written by the first connection that asks, then kept as long as
     /// the frame; `cost` counts it from the start.
-    sse_envelope: OnceLock<Bytes>,
+    sse_envelope: OnceLock<Block>,
     /// What [`Frame::cost`] tells; the event does not change, so neither does it.
     cost: usize,
 }
@@ -111,14 +114,14 @@ impl Frame {
 
     /// The SSE block, ready to be sent.
     #[must_use]
-    pub const fn sse(&self) -> &Bytes {
+    pub const fn sse(&self) -> &Block {
         &self.sse
     }
 
     /// The SSE block whose data is `{"id","topic","event","time","data"}`, ready to be sent. Encoded on first use,
     /// then kept.
     #[must_use]
-    pub fn sse_envelope(&self) -> &Bytes {
+    pub fn sse_envelope(&self) -> &Block {
         self.sse_envelope.get_or_init(|| {
             let envelope = json::envelope(
                 self.id,
@@ -147,7 +150,7 @@ impl Frame {
             + name_bytes
             + audience_heap_bytes(&self.audience)
             + self.attributes.heap_bytes()
-            + self.sse.len()
+            + self.sse.chunk().len()
             + own_body_bytes
             + sse::event_bound(name, envelope)
             + BUFFERS * SHARED_BYTES;
@@ -223,8 +226,8 @@ mod tests {
         assert_eq!(frame.attributes(), &Attributes::default());
         assert_eq!(frame.accepted_at(), accepted_at);
         assert_eq!(
-            frame.sse(),
-            "id: 48211-9f3c01ab\nevent: mail.new\ndata: {}\n\n"
+            &**frame.sse(),
+            b"id: 48211-9f3c01ab\nevent: mail.new\ndata: {}\n\n"
         );
     }
 
@@ -234,7 +237,7 @@ mod tests {
         assert!(frame.sse_envelope.get().is_none());
         let block = frame.sse_envelope().clone();
         assert_eq!(
-            block,
+            std::str::from_utf8(&block).unwrap(),
             "id: 48211-9f3c01ab\nevent: mail.new\n\
              data: {\"id\":\"48211-9f3c01ab\",\"topic\":\"user.42.mail\",\"event\":\"mail.new\",\
              \"time\":\"1970-01-01T00:00:00Z\",\"data\":{\n\
@@ -270,7 +273,8 @@ mod tests {
         ) {
             let frame = encode(name.as_deref(), &body);
             prop_assert_eq!(&*frame.body, &*body);
-            let held = frame.sse().len() + frame.sse_envelope().len() + size_of::<Frame>();
+            let blocks = [frame.sse(), frame.sse_envelope()].map(|block| block.chunk().len());
+            let held = blocks[0] + blocks[1] + size_of::<Frame>();
             prop_assert!(held <= frame.cost(), "{held} > {}", frame.cost());
         }
     }

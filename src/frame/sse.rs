@@ -8,75 +8,80 @@ use std::io::Write;
 
 use bytes::Bytes;
 
+use super::block::Block;
 use crate::event::EventName;
 use crate::event::id::EventId;
 
 /// A comment: keeps a connection alive and means nothing to a client.
-pub const COMMENT: &[u8] = b":\n\n";
+#[must_use]
+pub fn comment() -> Block {
+    const COMMENT: &[u8] = b":\n\n";
+    Block::written(COMMENT.len(), |block| block.extend_from_slice(COMMENT))
+}
 
 /// An event. Empty data still gives one `data:` line: without one a client would dispatch nothing. LF, CRLF and CR in
 /// the data become line ends of the format, so that a client reads each as LF.
 #[must_use]
-pub fn event(id: EventId, name: Option<&EventName>, data: &[u8]) -> Bytes {
+pub fn event(id: EventId, name: Option<&EventName>, data: &[u8]) -> Block {
     let name_bytes = name.map_or(0, |name| EVENT.len() + name.as_str().len() + 1);
     let head_bytes = ID.len() + id.text_length() + 1 + name_bytes;
     // Exactly what data of one line takes, which is nearly all data; more lines make it grow.
-    let mut block = Vec::with_capacity(head_bytes + DATA.len() + data.len() + 2);
-    put_id(&mut block, id);
-    if let Some(name) = name {
-        put_field(&mut block, EVENT, name.as_str().as_bytes());
-    }
-    put_data(&mut block, data);
-    block.push(b'\n');
-    Bytes::from(block.into_boxed_slice())
+    Block::written(head_bytes + DATA.len() + data.len() + 2, |block| {
+        put_id(block, id);
+        if let Some(name) = name {
+            put_field(block, EVENT, name.as_str().as_bytes());
+        }
+        put_data(block, data);
+        block.push(b'\n');
+    })
 }
 
 /// An id and no data: moves the client's last event id and dispatches nothing.
 #[must_use]
-pub fn checkpoint(id: EventId) -> Bytes {
-    let mut block = Vec::with_capacity(ID.len() + id.text_length() + 2);
-    put_id(&mut block, id);
-    block.push(b'\n');
-    Bytes::from(block)
+pub fn checkpoint(id: EventId) -> Block {
+    Block::written(ID.len() + id.text_length() + 2, |block| {
+        put_id(block, id);
+        block.push(b'\n');
+    })
 }
 
 /// A control event, such as `bridge.gap`. It never has an id: what the bridge says of itself has no place in the log.
 /// Control characters of the name are left out.
 #[must_use]
-pub fn control(name: &str, json: &str) -> Bytes {
+pub fn control(name: &str, json: &str) -> Block {
     let name: String = name
         .chars()
         .filter(|character| !character.is_control())
         .collect();
     let json = json.as_bytes();
-    let mut block = Vec::new();
-    put_field(&mut block, EVENT, name.as_bytes());
-    put_data(&mut block, json);
-    block.push(b'\n');
-    Bytes::from(block)
+    let bytes = EVENT.len() + name.len() + DATA.len() + json.len() + 3;
+    Block::written(bytes, |block| {
+        put_field(block, EVENT, name.as_bytes());
+        put_data(block, json);
+        block.push(b'\n');
+    })
 }
 
 /// How long a client waits before it connects again.
 #[must_use]
-pub fn retry(milliseconds: u32) -> Bytes {
-    Bytes::from(format!("retry: {milliseconds}\n\n"))
+pub fn retry(milliseconds: u32) -> Block {
+    let line = format!("retry: {milliseconds}\n\n");
+    Block::written(line.len(), |block| block.extend_from_slice(line.as_bytes()))
 }
 
 /// The data inside the block that [`event`] made of it, sharing its memory; none where it takes several lines.
-pub(super) fn data_of_one_line(block: &Bytes, data: &[u8]) -> Option<Bytes> {
+pub(super) fn data_of_one_line(block: &Block, data: &[u8]) -> Option<Bytes> {
     if memchr::memchr2(b'\n', b'\r', data).is_some() {
         return None;
     }
     // The line's end and the blank line stand behind it.
-    let end = block.len().checked_sub(2)?;
-    let start = end.checked_sub(data.len())?;
-    Some(block.slice(start..end))
+    block.part_before_last(data.len(), 2)
 }
 
 /// The most bytes that a block of this name takes whose data takes `data_bytes` with its `data:` fields.
 pub(super) fn event_bound(name: Option<&EventName>, data_bytes: usize) -> usize {
     let name = name.map_or(0, |name| EVENT.len() + name.as_str().len() + 1);
-    ID.len() + EventId::MAX_TEXT_LENGTH + 1 + name + data_bytes + 1
+    ID.len() + EventId::MAX_TEXT_LENGTH + 1 + name + data_bytes + 1 + Block::FRAME_BOUND
 }
 
 const ID: &[u8] = b"id: ";
@@ -127,26 +132,26 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_an_id_and_nothing_else() {
-        assert_eq!(checkpoint(id()), "id: 48211-9f3c01ab\n\n");
-        assert_eq!(checkpoint(EventId::ORIGIN), "id: 0-00000000\n\n");
+        assert_eq!(&*checkpoint(id()), b"id: 48211-9f3c01ab\n\n");
+        assert_eq!(&*checkpoint(EventId::ORIGIN), b"id: 0-00000000\n\n");
     }
 
     #[test]
     fn a_control_event_has_no_id_and_its_name_no_line_break() {
         assert_eq!(
-            control("bridge.gap", r#"{"reason":"slow","missed":12}"#),
-            "event: bridge.gap\ndata: {\"reason\":\"slow\",\"missed\":12}\n\n"
+            &*control("bridge.gap", r#"{"reason":"slow","missed":12}"#),
+            b"event: bridge.gap\ndata: {\"reason\":\"slow\",\"missed\":12}\n\n"
         );
         assert_eq!(
-            control("bridge\nid: 1\r.x\0", "a\r\nb"),
-            "event: bridgeid: 1.x\ndata: a\ndata: b\n\n"
+            &*control("bridge\nid: 1\r.x\0", "a\r\nb"),
+            b"event: bridgeid: 1.x\ndata: a\ndata: b\n\n"
         );
     }
 
     #[test]
     fn a_retry_is_in_milliseconds_and_a_comment_is_a_colon() {
-        assert_eq!(retry(2_000), "retry: 2000\n\n");
-        assert_eq!(COMMENT, b":\n\n");
+        assert_eq!(&*retry(2_000), b"retry: 2000\n\n");
+        assert_eq!(&*comment(), b":\n\n");
     }
 
     #[test]
@@ -172,7 +177,7 @@ mod tests {
             let name = name.map(|name| name.parse::<EventName>().unwrap());
             let block = event(id, name.as_ref(), data.as_bytes());
             let lines: usize = lines(data.as_bytes()).map(|line| DATA.len() + line.len() + 1).sum();
-            prop_assert!(block.len() <= event_bound(name.as_ref(), lines));
+            prop_assert!(block.chunk().len() <= event_bound(name.as_ref(), lines));
         }
     }
 }

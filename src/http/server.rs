@@ -6,22 +6,18 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use http::header::CONNECTION;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -30,10 +26,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use super::connection::Connection;
-use super::http2;
 use super::proxies::TrustedProxies;
 use super::rate::ConnectionRate;
 use super::tls::{self, Tls};
+use super::{http1, http2};
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
 use crate::transport::ClientAddress;
@@ -275,7 +271,7 @@ impl Visit {
             self.served.metrics.delivery_seconds.clone(),
         );
         match &self.served.tls {
-            None => self.serve_http1(connection).await,
+            None => http1::serve(connection, &self).await,
             // Apart, so that a connection in the clear does not take the memory of one in TLS.
             Some(tls) => Box::pin(self.serve_tls(tls, connection)).await,
         }
@@ -298,53 +294,8 @@ impl Visit {
         if session.alpn_protocol() == Some(tls::HTTP2) {
             Box::pin(http2::serve(stream, self.clone())).await;
         } else {
-            self.serve_http1(stream).await;
+            http1::serve(stream, self).await;
         }
-    }
-
-    async fn serve_http1<S>(&self, io: S)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        // Held until this connection has ended, if its answer is its last: what the client was sent at the end may still wait
-        // for room in its socket when the answer's body is gone.
-        let last_answer = Arc::new(OnceLock::new());
-        let service = service_fn(|request: Request<Incoming>| {
-            let (answer, held) = (self.answer(request), Arc::clone(&last_answer));
-            // Boxed, as hyper lets go of a socket without closing it only then.
-            Box::pin(async move {
-                answer.await.inspect(|response| {
-                    let is_last = response
-                        .headers()
-                        .get(CONNECTION)
-                        .is_some_and(|value| value == "close");
-                    if is_last {
-                        held.get_or_init(|| response.body().under_way.clone());
-                    }
-                })
-            })
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HYPER_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(io), service);
-        let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
-        // Clients come and go as they like; only this connection is told.
-        if let Err(error) = &ended {
-            tracing::debug!(peer = %self.link.peer, %error, "connection ended");
-        }
-        let mut socket = connection.into_parts().io.into_inner();
-        let refused = match ended {
-            Ok(()) => false,
-            Err(error) if error.is_parse() => true,
-            Err(_) => return,
-        };
-        let closed = socket.shutdown().await.is_ok();
-        if closed && (refused || has_more(&mut socket).await) {
-            Box::pin(linger(socket)).await;
-        }
-        drop(last_answer);
     }
 
     /// Answers one request.
@@ -379,6 +330,13 @@ pub(super) struct Answer {
     under_way: TaskTrackerToken,
 }
 
+impl Answer {
+    /// Holds the process as this answer does.
+    pub(super) fn under_way(&self) -> TaskTrackerToken {
+        self.under_way.clone()
+    }
+}
+
 impl HttpBody for Answer {
     type Data = Bytes;
     type Error = axum::Error;
@@ -400,7 +358,7 @@ impl HttpBody for Answer {
 }
 
 /// Whether there is something to be read, now.
-async fn has_more(mut socket: impl AsyncRead + Unpin) -> bool {
+pub(super) async fn has_more(mut socket: impl AsyncRead + Unpin) -> bool {
     poll_fn(|context| {
         let mut byte = [0];
         let mut buffer = ReadBuf::new(&mut byte);
@@ -411,7 +369,7 @@ async fn has_more(mut socket: impl AsyncRead + Unpin) -> bool {
 }
 
 /// Reads what a refused client still sends, so that it gets to read its answer.
-async fn linger(mut socket: impl AsyncRead + Unpin) {
+pub(super) async fn linger(mut socket: impl AsyncRead + Unpin) {
     let reading = async {
         let mut buffer = [0; 4096];
         let mut left = LINGER_BYTES;

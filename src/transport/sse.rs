@@ -1,14 +1,14 @@
-//! `GET /events`: a stream over Server-Sent Events (WHATWG HTML §9.2), as a body that hyper pulls.
+//! `GET /events`: a stream over Server-Sent Events (WHATWG HTML §9.2), as bytes that its connection pulls.
 //!
-//! hyper asks for more only while its socket takes what it has, so a client that stalls is simply not asked for; its
+//! A connection asks for more only while its socket takes what it has, so a client that stalls is simply not asked for; its
 //! ring drops what it has no room for, and the first thing it is sent when it goes on is how much that was.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -27,15 +27,15 @@ use super::request::{EventsRequest, Heartbeat};
 use super::session::{CloseReason, Session, Step};
 use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
-use crate::frame::{Frame, sse};
+use crate::frame::{Block, Frame, sse};
 use crate::hub::Gap;
 use crate::problem::Problem;
 
 /// As this transport is called in metrics.
 const NAME: &str = "sse";
 
-/// Events that wait together are sent together, up to about this many bytes: one chunk, one copy, one write.
-const CHUNK_BYTES: usize = 16 * 1024;
+/// Events that wait together are sent together, up to about this many bytes: one copy, one write.
+const BATCH_BYTES: usize = 16 * 1024;
 
 /// How long a client that is over a limit should wait, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 10;
@@ -172,6 +172,7 @@ pub async fn events(
         NAME,
         Arc::clone(metrics),
     );
+    let handover = extensions.get::<Arc<Handover>>();
     let stream = EventStream {
         session: Some(session),
         retry: transport.config.retry,
@@ -180,7 +181,14 @@ pub async fn events(
         heartbeat: request.heartbeat,
         link,
     };
-    Ok(response(Body::new(stream)))
+    Ok(response(match handover {
+        None => Body::new(stream),
+        Some(handover) => {
+            handover.give(stream);
+            // Of no known length, so that the head tells none.
+            Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>())
+        }
+    }))
 }
 
 /// As what a request is counted that earned no grant.
@@ -262,19 +270,77 @@ fn spread(retry: Duration, range: std::ops::Range<f64>) -> u32 {
     (retry.as_secs_f64() * 1000.0 * factor) as u32
 }
 
+/// Where a connection that sends a stream's bytes by itself finds it, when the request that it came with is answered. It
+/// stands among the request's extensions; then the answer has no body.
+#[derive(Debug, Default)]
+pub struct Handover(Mutex<Option<EventStream>>);
+
+impl Handover {
+    fn give(&self, stream: EventStream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    /// The stream, if that is what was answered.
+    #[must_use]
+    pub fn take(&self) -> Option<EventStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// A session written as SSE.
 #[derive(Debug)]
-struct EventStream {
+pub struct EventStream {
     /// Gone once the stream has ended.
     session: Option<Session>,
     retry: Duration,
     /// What stands before everything else; gone once sent.
-    preamble: Option<Bytes>,
+    preamble: Option<Block>,
     envelope: bool,
     heartbeat: Heartbeat,
     link: Option<Arc<Link>>,
 }
 
+impl EventStream {
+    /// What is to be sent next: whole blocks, the first of them at once. `None` is the end.
+    pub fn poll_bytes(
+        &mut self,
+        context: &mut Context<'_>,
+        framing: Framing,
+    ) -> Poll<Option<Bytes>> {
+        let mut batch = Batch::new(framing);
+        if let Some(preamble) = self.preamble.take() {
+            batch.add(&preamble);
+        }
+        if let Some(session) = &mut self.session {
+            let (envelope, link) = (self.envelope, self.link.as_deref());
+            let mut events = 0;
+            let step = session.poll_step(context, |frame: &Arc<Frame>| {
+                if let Some(link) = link.filter(|_| events == 0) {
+                    link.handed_over(frame.accepted_at());
+                }
+                events += 1;
+                batch.add(if envelope {
+                    frame.sse_envelope()
+                } else {
+                    frame.sse()
+                });
+                batch.room()
+            });
+            match step {
+                Poll::Ready(Step::Events) => session.delivered(events),
+                Poll::Ready(step) => self.write(step, &mut batch),
+                Poll::Pending => {}
+            }
+        }
+        match batch.into_bytes() {
+            Some(bytes) => Poll::Ready(Some(bytes)),
+            None if self.session.is_none() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// For a connection that hyper writes.
 impl HttpBody for EventStream {
     type Data = Bytes;
     type Error = Infallible;
@@ -283,94 +349,60 @@ impl HttpBody for EventStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
-        let this = &mut *self;
-        let mut chunk = Chunk::default();
-        if let Some(preamble) = this.preamble.take() {
-            chunk.add(&preamble);
-        }
-        if let Some(session) = &mut this.session {
-            let (envelope, link) = (this.envelope, this.link.as_deref());
-            let mut events = 0;
-            let step = session.poll_step(context, |frame: &Arc<Frame>| {
-                if let Some(link) = link.filter(|_| events == 0) {
-                    link.handed_over(frame.accepted_at());
-                }
-                events += 1;
-                chunk.add(if envelope {
-                    frame.sse_envelope()
-                } else {
-                    frame.sse()
-                });
-                chunk.room()
-            });
-            match step {
-                Poll::Ready(Step::Events) => session.delivered(events),
-                Poll::Ready(step) => this.write(step, &mut chunk),
-                Poll::Pending => {}
-            }
-        }
-        match chunk.into_bytes() {
-            Some(bytes) => Poll::Ready(Some(Ok(BodyFrame::data(bytes)))),
-            None if this.session.is_none() => Poll::Ready(None),
-            None => Poll::Pending,
-        }
+        let polled = self.poll_bytes(context, Framing::None);
+        polled.map(|bytes| bytes.map(|bytes| Ok(BodyFrame::data(bytes))))
     }
 }
 
 impl EventStream {
-    fn write(&mut self, step: Step, chunk: &mut Chunk) {
+    fn write(&mut self, step: Step, batch: &mut Batch) {
         match step {
             // The gap first: a client that is cut off between the two must not come back from after what it missed.
             Step::Joined { checkpoint, gap } => {
                 if let Some(gap) = gap {
-                    chunk.add(&gap_event(gap));
+                    batch.add(&gap_event(gap));
                 }
                 if let Some(id) = checkpoint {
-                    chunk.add(&sse::checkpoint(id));
+                    batch.add(&sse::checkpoint(id));
                 }
             }
             Step::Events => {}
-            Step::Gap(gap) => chunk.add(&gap_event(gap)),
-            Step::Heartbeat(id) => chunk.add(&self.beat(id)),
-            Step::Expiring => chunk.add(&sse::control("bridge.expiring", "{}")),
+            Step::Gap(gap) => batch.add(&gap_event(gap)),
+            Step::Heartbeat(id) => self.beat(id, batch),
+            Step::Expiring => batch.add(&sse::control("bridge.expiring", "{}")),
             Step::End(reason) => {
-                if let Some(farewell) = self.farewell(reason) {
-                    chunk.add(&farewell);
-                }
+                self.farewell(reason, batch);
                 self.session = None;
             }
         }
     }
 
-    fn beat(&self, id: Option<EventId>) -> Bytes {
+    fn beat(&self, id: Option<EventId>, batch: &mut Batch) {
         match (self.heartbeat, id) {
-            (Heartbeat::Checkpoint, Some(id)) => sse::checkpoint(id),
-            (Heartbeat::Checkpoint, None) => Bytes::from_static(sse::COMMENT),
-            (Heartbeat::Event, Some(id)) => {
-                // The id moves too; `bridge.heartbeat` itself bears none.
-                let mut both = BytesMut::from(&sse::checkpoint(id)[..]);
-                both.extend_from_slice(&sse::control("bridge.heartbeat", "{}"));
-                both.freeze()
-            }
-            (Heartbeat::Event, None) => sse::control("bridge.heartbeat", "{}"),
+            (Heartbeat::Checkpoint, None) => batch.add(&sse::comment()),
+            (_, Some(id)) => batch.add(&sse::checkpoint(id)),
+            (Heartbeat::Event, None) => {}
+        }
+        if self.heartbeat == Heartbeat::Event {
+            // The checkpoint moved the id; this itself bears none.
+            batch.add(&sse::control("bridge.heartbeat", "{}"));
         }
     }
 
     /// What a client is told before its stream ends. One that was too slow is told nothing: it comes back at once.
-    fn farewell(&self, reason: CloseReason) -> Option<Bytes> {
+    fn farewell(&self, reason: CloseReason, batch: &mut Batch) {
         let data = match reason {
             CloseReason::Drain => r#"{"reason":"drain"}"#,
             CloseReason::Expired => r#"{"reason":"expired"}"#,
-            // It is not to come back: no time to do so is named.
-            CloseReason::Revoked => {
-                return Some(sse::control("bridge.bye", r#"{"reason":"revoked"}"#));
-            }
-            CloseReason::Client | CloseReason::Stalled | CloseReason::Slow => return None,
+            CloseReason::Revoked => r#"{"reason":"revoked"}"#,
+            CloseReason::Client | CloseReason::Stalled | CloseReason::Slow => return,
         };
-        // Spread out, so that the replicas that are left do not get all of them at once.
-        let mut farewell = BytesMut::from(&sse::retry(spread(self.retry, 0.5..4.0))[..]);
-        farewell.extend_from_slice(&sse::control("bridge.bye", data));
-        Some(farewell.freeze())
+        // Whose login was revoked is not to come back: no time to do so is named.
+        if reason != CloseReason::Revoked {
+            // Spread out, so that the replicas that are left do not get all of them at once.
+            batch.add(&sse::retry(spread(self.retry, 0.5..4.0)));
+        }
+        batch.add(&sse::control("bridge.bye", data));
     }
 }
 
@@ -386,7 +418,7 @@ impl Drop for EventStream {
     }
 }
 
-fn gap_event(gap: Gap) -> Bytes {
+fn gap_event(gap: Gap) -> Block {
     let missed = gap
         .missed
         .map_or_else(|| "null".to_owned(), |missed| missed.to_string());
@@ -399,41 +431,68 @@ fn gap_event(gap: Gap) -> Bytes {
     )
 }
 
+/// What stands around the blocks of a stream when its connection gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Nothing: the connection frames what it is given.
+    None,
+    /// Each is a chunk of HTTP/1.1.
+    Chunked,
+}
+
 /// Blocks that are sent together. One alone is passed on as it is, shared with every other client; several are copied.
-#[derive(Debug, Default)]
-enum Chunk {
-    #[default]
-    Empty,
+#[derive(Debug)]
+struct Batch {
+    framing: Framing,
+    bytes: Gathered,
+}
+
+#[derive(Debug)]
+enum Gathered {
+    Nothing,
     One(Bytes),
     Several(BytesMut),
 }
 
-impl Chunk {
-    fn add(&mut self, block: &Bytes) {
-        *self = match std::mem::take(self) {
-            Self::Empty => Self::One(block.clone()),
-            Self::One(first) => {
-                let mut several =
-                    BytesMut::with_capacity((first.len() + block.len()).max(CHUNK_BYTES / 8));
-                several.extend_from_slice(&first);
-                several.extend_from_slice(block);
-                Self::Several(several)
-            }
-            Self::Several(mut several) => {
-                several.extend_from_slice(block);
-                Self::Several(several)
-            }
+impl Batch {
+    fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            bytes: Gathered::Nothing,
+        }
+    }
+
+    fn add(&mut self, block: &Block) {
+        let framed = match self.framing {
+            Framing::None => block,
+            Framing::Chunked => &**block.chunk(),
         };
+        match &mut self.bytes {
+            Gathered::Nothing => {
+                self.bytes = Gathered::One(match self.framing {
+                    Framing::None => block.bytes(),
+                    Framing::Chunked => block.chunk().clone(),
+                });
+            }
+            Gathered::One(first) => {
+                let capacity = (first.len() + framed.len()).max(BATCH_BYTES / 8);
+                let mut several = BytesMut::with_capacity(capacity);
+                several.extend_from_slice(first);
+                several.extend_from_slice(framed);
+                self.bytes = Gathered::Several(several);
+            }
+            Gathered::Several(several) => several.extend_from_slice(framed),
+        }
     }
 
     /// Whether there is room for more.
     fn room(&self) -> ControlFlow<()> {
-        let bytes = match self {
-            Self::Empty => 0,
-            Self::One(block) => block.len(),
-            Self::Several(blocks) => blocks.len(),
+        let bytes = match &self.bytes {
+            Gathered::Nothing => 0,
+            Gathered::One(block) => block.len(),
+            Gathered::Several(blocks) => blocks.len(),
         };
-        if bytes < CHUNK_BYTES {
+        if bytes < BATCH_BYTES {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())
@@ -441,10 +500,10 @@ impl Chunk {
     }
 
     fn into_bytes(self) -> Option<Bytes> {
-        match self {
-            Self::Empty => None,
-            Self::One(block) => Some(block),
-            Self::Several(blocks) => Some(blocks.freeze()),
+        match self.bytes {
+            Gathered::Nothing => None,
+            Gathered::One(block) => Some(block),
+            Gathered::Several(blocks) => Some(blocks.freeze()),
         }
     }
 }

@@ -147,9 +147,10 @@ fn a_checkpoint_moves_the_id_and_dispatches_nothing_and_a_gap_leaves_the_id_alon
     let stream = [
         sse::retry(2_000),
         sse::checkpoint(id),
-        Bytes::from_static(sse::COMMENT),
+        sse::comment(),
         sse::control("bridge.gap", r#"{"reason":"unknown","missed":null}"#),
     ]
+    .map(|block| block.to_vec())
     .concat();
     let parser = SseParser::read(&stream);
     assert_eq!(parser.retry, Some(2_000));
