@@ -2,8 +2,8 @@
 //! broker, against what one such client needs, and how much later live clients get their events meanwhile, against
 //! their usual. Beside them a bare consumer of the stream shows how much of that is the broker's and the machine's.
 //!
-//! `cargo bench --bench resume` prints a table, over several rounds. The returning clients are a process of their own, at the lowest priority,
-//! so that the work of reading what they are sent is not taken for work of the bridge.
+//! `cargo bench --bench resume` prints a table, over several rounds. The returning clients are a process of their own, at
+//! the lowest priority, so that the work of reading what they are sent is not taken for work of the bridge.
 
 #![allow(
     clippy::unwrap_used,
@@ -265,31 +265,26 @@ impl Live {
 
 /// Of what came in the time before each round.
 fn usual(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
-    within(
-        delays,
-        rounds.iter().map(|(began, _)| *began - USUAL..*began),
-    )
+    within(delays, rounds, |(began, _)| began - USUAL..began)
 }
 
 /// Of what came in each round.
 fn meanwhile(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
-    within(delays, rounds.iter().map(|(began, ended)| *began..*ended))
+    within(delays, rounds, |(began, ended)| began..ended)
 }
 
 /// Of what came while they connected.
 fn first_moment(delays: &[(Instant, Duration)], rounds: &[(Instant, Instant)]) -> Vec<Duration> {
-    let moments = rounds
-        .iter()
-        .map(|(began, _)| *began..*began + FIRST_MOMENT);
-    within(delays, moments)
+    within(delays, rounds, |(began, _)| began..began + FIRST_MOMENT)
 }
 
 fn within(
     delays: &[(Instant, Duration)],
-    times: impl Iterator<Item = Range<Instant>> + Clone,
+    rounds: &[(Instant, Instant)],
+    time: impl Fn((Instant, Instant)) -> Range<Instant>,
 ) -> Vec<Duration> {
-    let within = |came: &Instant| times.clone().any(|time| time.contains(came));
-    let chosen = delays.iter().filter(|(came, _)| within(came));
+    let counts = |came: &Instant| rounds.iter().any(|round| time(*round).contains(came));
+    let chosen = delays.iter().filter(|(came, _)| counts(came));
     chosen.map(|(_, delay)| *delay).collect()
 }
 

@@ -18,7 +18,7 @@ mod block;
 pub mod sse;
 pub mod json;
 
-pub use self::block::{Block, LAST_CHUNK};
+pub use self::block::Block;
 
 /// An event and its encodings.
 pub struct Frame {

@@ -6,9 +6,6 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-/// What ends a body in chunks (RFC 9112 §7.1): one of no bytes, and no trailers.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
 /// Whole lines of a stream; cheap to clone. It derefs to them, without the frame.
 #[derive(Clone, Debug)]
 pub struct Block {

@@ -23,8 +23,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::server::{HEAD_TIMEOUT, HYPER_BUFFER_BYTES, Visit, has_more, linger};
-use crate::frame::LAST_CHUNK;
 use crate::transport::sse::{EventStream, Framing, Handover};
+
+/// What ends a body in chunks (RFC 9112 §7.1): one of no bytes, and no trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Serves one connection to its end.
 pub(super) async fn serve<S>(io: S, visit: &Visit)
@@ -36,9 +38,12 @@ where
     let (ended, _under_way) = match outcome {
         Outcome::Ended(ended, under_way) => (ended, under_way),
         Outcome::Stream(taken) => {
-            let under_way = taken.under_way;
-            let writing = Writing::new(&mut socket, &taken.head, taken.stream);
-            let ended = match writing.await {
+            let Taken {
+                head,
+                stream,
+                under_way,
+            } = *taken;
+            let ended = match Writing::new(&mut socket, head, stream).await {
                 Ok(()) => Ended::Well,
                 Err(error) => {
                     tracing::debug!(peer = %visit.link.peer, %error, "stream ended");
@@ -61,7 +66,7 @@ enum Outcome {
     /// It has ended. The token is held until what was sent last has left.
     Ended(Ended, Option<TaskTrackerToken>),
     /// What is left of it is a stream.
-    Stream(Taken),
+    Stream(Box<Taken>),
 }
 
 /// How a connection came to its end.
@@ -76,7 +81,7 @@ enum Ended {
 
 /// A stream, and what stands before it.
 struct Taken {
-    head: response::Parts,
+    head: BytesMut,
     stream: EventStream,
     under_way: TaskTrackerToken,
 }
@@ -106,11 +111,12 @@ where
             let under_way = response.body().under_way();
             if let Some(stream) = handover.take() {
                 let (head, _) = response.into_parts();
-                *lock(&slot) = Some(Taken {
-                    head,
+                let taken = Taken {
+                    head: written(&head),
                     stream,
                     under_way,
-                });
+                };
+                *lock(&slot) = Some(Box::new(taken));
                 return pending().await;
             }
             let close = response.headers().get(CONNECTION);
@@ -185,11 +191,11 @@ struct Writing<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writing<'a, S> {
-    fn new(socket: &'a mut S, head: &response::Parts, stream: EventStream) -> Self {
+    fn new(socket: &'a mut S, head: BytesMut, stream: EventStream) -> Self {
         Self {
             socket,
             stream,
-            head: Some(written(head)),
+            head: Some(head),
             unsent: Bytes::new(),
             is_last: false,
             ignored: 0,
