@@ -4,8 +4,11 @@
 //! This module knows nothing of the others: they count, it keeps.
 
 mod process;
+mod striped;
 
 use std::sync::Arc;
+
+pub use self::striped::Striped;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -71,7 +74,7 @@ pub struct Metrics {
     /// Deliveries handed over for judging, repeats included.
     pub events_consumed: IntCounter,
     /// Events handed to clients, one count a client, by transport.
-    pub events_delivered: Counters,
+    pub events_delivered: StripedCounters,
     /// Events that did not reach an entitled client, by reason.
     pub events_dropped: Counters,
     /// Messages confirmed by the dead-letter exchange, by reason.
@@ -109,7 +112,7 @@ pub struct Metrics {
     /// Age of the newest event when it was consumed, by its producer's timestamp, in seconds.
     pub event_lag: Gauge,
     /// From consumption to the client's socket, in seconds: the oldest event of each write.
-    pub delivery_seconds: Histogram,
+    pub delivery_seconds: Striped<Histogram>,
     /// Events held in memory for clients that return.
     pub history_events: IntGauge,
     /// Memory those take, in bytes.
@@ -147,7 +150,7 @@ impl Metrics {
             jwks_refreshes: make.counters("jwks_refreshes_total", "Attempts to fetch keys from the key server.", "outcome", JWKS_OUTCOMES)?,
             jwks_keys: make.gauge("jwks_keys", "Keys of the key server that can verify a token.")?,
             events_consumed: make.counter("events_consumed_total", "Deliveries handed over for judging, repeats included.")?,
-            events_delivered: make.counters(
+            events_delivered: make.striped_counters(
                 "events_delivered_total",
                 "Events handed to clients, one count a client.",
                 "transport",
@@ -210,6 +213,10 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Counters(Vec<(&'static str, IntCounter)>);
 
+/// The same, counted at every delivery.
+#[derive(Debug)]
+pub struct StripedCounters(Vec<(&'static str, Striped<IntCounter>)>);
+
 /// A gauge for each value of a closed label set.
 #[derive(Debug)]
 pub struct Gauges(Vec<(&'static str, IntGauge)>);
@@ -218,6 +225,14 @@ impl Counters {
     /// The counter of `value`, which must be of the set; one that is not counts for the first and fails debug builds.
     #[must_use]
     pub fn of(&self, value: &str) -> &IntCounter {
+        of(&self.0, value)
+    }
+}
+
+impl StripedCounters {
+    /// The counter of `value`, which must be of the set; one that is not counts for the first and fails debug builds.
+    #[must_use]
+    pub fn of(&self, value: &str) -> &Striped<IntCounter> {
         of(&self.0, value)
     }
 }
@@ -274,11 +289,28 @@ impl Maker {
         name: &str,
         help: &str,
         buckets: &[f64],
-    ) -> Result<Histogram, prometheus::Error> {
+    ) -> Result<Striped<Histogram>, prometheus::Error> {
         let options = HistogramOpts::new(name, help)
             .namespace(PREFIX)
             .buckets(buckets.to_vec());
-        self.add(Histogram::with_opts(options)?)
+        self.add(Striped::new(|| Histogram::with_opts(options.clone()))?)
+    }
+
+    fn striped_counters(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&'static str],
+    ) -> Result<StripedCounters, prometheus::Error> {
+        let counters = values.iter().map(|value| {
+            let options = Opts::new(name, help)
+                .namespace(PREFIX)
+                .const_label(label, *value);
+            let counter = Striped::new(|| IntCounter::with_opts(options.clone()))?;
+            Ok((*value, self.add(counter)?))
+        });
+        counters.collect::<Result<_, _>>().map(StripedCounters)
     }
 
     fn counters(

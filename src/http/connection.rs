@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::metrics::Striped;
 use crate::transport::sse::Link;
 
 /// A socket with an eye on it.
@@ -24,7 +25,7 @@ pub(super) struct Connection {
     stall: Duration,
     /// There while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
-    delivery_seconds: Histogram,
+    delivery_seconds: Striped<Histogram>,
 }
 
 impl Connection {
@@ -32,7 +33,7 @@ impl Connection {
         socket: TcpStream,
         link: Arc<Link>,
         stall: Duration,
-        delivery_seconds: Histogram,
+        delivery_seconds: Striped<Histogram>,
     ) -> Self {
         Self {
             socket,

@@ -184,6 +184,8 @@ struct Writing<'a, S> {
     /// What stands before the first bytes of the stream, and is sent with them.
     head: Option<BytesMut>,
     unsent: Bytes,
+    /// What is unsent is all there is: the stream wakes the task when there is more.
+    is_all: bool,
     /// The stream has ended; what is unsent is the last.
     is_last: bool,
     /// How much the client sent that nobody asked for.
@@ -197,6 +199,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writing<'a, S> {
             stream,
             head: Some(head),
             unsent: Bytes::new(),
+            is_all: false,
             is_last: false,
             ignored: 0,
         }
@@ -205,7 +208,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writing<'a, S> {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.unsent.is_empty() {
-                let sent = ready!(Pin::new(&mut *self.socket).poll_write(context, &self.unsent))?;
+                let written = Pin::new(&mut *self.socket).poll_write(context, &self.unsent);
+                let Poll::Ready(sent) = written else {
+                    // By the time it is sent there may be more.
+                    self.is_all = false;
+                    return Poll::Pending;
+                };
+                let sent = sent?;
                 if sent == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
@@ -213,6 +222,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writing<'a, S> {
             }
             if self.is_last {
                 return Pin::new(&mut *self.socket).poll_flush(context);
+            }
+            if std::mem::take(&mut self.is_all) {
+                ready!(Pin::new(&mut *self.socket).poll_flush(context))?;
+                return Poll::Pending;
             }
             match self.stream.poll_bytes(context, Framing::Chunked) {
                 Poll::Ready(Some(bytes)) => {
@@ -223,15 +236,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writing<'a, S> {
                             head.freeze()
                         }
                     };
+                    self.is_all = self.stream.has_told_all();
                 }
                 Poll::Ready(None) => {
                     self.unsent = Bytes::from_static(LAST_CHUNK);
                     self.is_last = true;
                 }
-                Poll::Pending => {
-                    ready!(Pin::new(&mut *self.socket).poll_flush(context))?;
-                    return Poll::Pending;
-                }
+                Poll::Pending => self.is_all = true,
             }
         }
     }

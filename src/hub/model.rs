@@ -694,7 +694,7 @@ fn take(subscription: &mut Subscription, wants: usize) -> Vec<Shown> {
         shown.extend(events);
         match update {
             Poll::Pending => break,
-            Poll::Ready(Update::Events) => {}
+            Poll::Ready(Update::Events { .. }) => {}
             Poll::Ready(Update::Joined { checkpoint, gap }) => {
                 shown.push(Shown::Joined(checkpoint, gap))
             }

@@ -765,7 +765,7 @@ impl Returning {
             place.stretch.moved.notify_one();
         }
         if any {
-            return Turn::Tell(Update::Events);
+            return Turn::Tell(Update::Events { all: false });
         }
         if !missed.is_none() {
             // What was kept for it was let go, as it held up others.

@@ -355,7 +355,7 @@ impl World {
             }
             match update {
                 Poll::Pending => break,
-                Poll::Ready(Update::Events) => {}
+                Poll::Ready(Update::Events { .. }) => {}
                 Poll::Ready(Update::Joined { checkpoint, gap }) => {
                     client.joined = true;
                     match gap {

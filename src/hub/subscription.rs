@@ -79,7 +79,10 @@ pub enum Update {
         gap: Option<Gap>,
     },
     /// Events were handed to the visitor.
-    Events,
+    Events {
+        /// Whether those were all: then the task is woken when there is more, and need not ask before.
+        all: bool,
+    },
     /// The client missed something since; comes before any later event.
     Gap(Gap),
     /// The client is too slow and its stream is to end ([`Backpressure::Disconnect`]).
@@ -155,6 +158,9 @@ impl Subscription {
         let closed = self.shared.closed.load(Ordering::Acquire);
         match self.look(visit) {
             Poll::Pending if closed => Poll::Ready(Update::Closed),
+            Poll::Ready(Update::Events { all }) => Poll::Ready(Update::Events {
+                all: all && !closed,
+            }),
             update => update,
         }
     }
@@ -192,7 +198,7 @@ impl Subscription {
         let Stage::Live(reader) = &mut self.stage else {
             return Poll::Pending;
         };
-        let (mut any, filter) = (false, &self.filter);
+        let (mut any, mut all, filter) = (false, true, &self.filter);
         let mut visit = |frame: &Arc<Frame>| {
             if !filter.is_empty()
                 && !filter.matches(frame.topic(), frame.name(), frame.attributes())
@@ -200,7 +206,9 @@ impl Subscription {
                 return ControlFlow::Continue(());
             }
             any = true;
-            visit(frame)
+            let wanted = visit(frame);
+            all = wanted.is_continue();
+            wanted
         };
         let latest = &mut self.latest;
         if self.shared.config.backpressure == Backpressure::Latest && !reader.cursors().is_empty() {
@@ -212,7 +220,8 @@ impl Subscription {
             reader.show(&mut self.missed, &mut visit);
         }
         if any {
-            Poll::Ready(Update::Events)
+            let all = all && self.missed.is_none() && self.latest.is_empty();
+            Poll::Ready(Update::Events { all })
         } else if !self.missed.is_none() {
             Poll::Ready(self.tell_missed())
         } else {

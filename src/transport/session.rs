@@ -28,6 +28,8 @@ pub(super) struct Session {
     heartbeat: Duration,
     last_sent: Instant,
     expiry: Option<Expiry>,
+    /// Whether the timer, and who revokes, know the task.
+    is_known: bool,
     /// Why it ended; what it is if nothing says otherwise.
     closing: CloseReason,
     metrics: Arc<Metrics>,
@@ -112,7 +114,10 @@ pub(super) enum Step {
         gap: Option<Gap>,
     },
     /// Events, which the visitor was shown.
-    Events,
+    Events {
+        /// Whether those were all: then the task is woken when there is more, and need not ask before.
+        all: bool,
+    },
     /// The client missed something.
     Gap(Gap),
     /// Nothing has happened for a while. The id up to which the client has everything, if there is one to name.
@@ -152,6 +157,7 @@ impl Session {
             heartbeat,
             last_sent: now,
             expiry: Expiry::of(validity),
+            is_known: false,
             closing: CloseReason::Client,
             metrics,
             transport,
@@ -178,7 +184,10 @@ impl Session {
             self.last_sent = Instant::now();
             return Poll::Ready(match update {
                 Update::Joined { checkpoint, gap } => Step::Joined { checkpoint, gap },
-                Update::Events => Step::Events,
+                Update::Events { all } => Step::Events {
+                    // A timer that has fired is to be looked at: it will not wake the task again.
+                    all: all && self.is_known && !self.timer.is_elapsed(),
+                },
                 Update::Gap(gap) => Step::Gap(gap),
                 Update::Overrun => self.end(CloseReason::Slow),
                 Update::Closed => self.end(CloseReason::Drain),
@@ -195,6 +204,7 @@ impl Session {
         if self.watch.poll_revoked(context).is_ready() {
             return Poll::Ready(self.end(CloseReason::Revoked));
         }
+        self.is_known = true;
         Poll::Pending
     }
 
@@ -407,7 +417,7 @@ mod tests {
         next(&mut session).await;
         tokio::time::advance(HEARTBEAT - Duration::from_secs(1)).await;
         publish(&mut writer, 1);
-        assert_eq!(next(&mut session).await.0, Step::Events);
+        assert!(matches!(next(&mut session).await.0, Step::Events { .. }));
         let (step, waited) = next(&mut session).await;
         assert_eq!(step, Step::Heartbeat(Some(id(1))));
         assert!(waited >= HEARTBEAT, "{waited:?}");
@@ -419,7 +429,7 @@ mod tests {
         next(&mut session).await;
         publish(&mut writer, 1);
         hub.close();
-        assert_eq!(next(&mut session).await.0, Step::Events);
+        assert!(matches!(next(&mut session).await.0, Step::Events { .. }));
         assert_eq!(
             next(&mut session).await,
             (Step::End(CloseReason::Drain), Duration::ZERO)

@@ -180,6 +180,7 @@ pub async fn events(
         envelope: request.envelope,
         heartbeat: request.heartbeat,
         link,
+        told_all: false,
     };
     Ok(response(match handover {
         None => Body::new(stream),
@@ -298,16 +299,24 @@ pub struct EventStream {
     envelope: bool,
     heartbeat: Heartbeat,
     link: Option<Arc<Link>>,
+    /// What was given last is all there is.
+    told_all: bool,
 }
 
 impl EventStream {
+    /// Whether what it gave last is all there is: then the task is woken when there is more, and need not ask before.
+    #[must_use]
+    pub const fn has_told_all(&self) -> bool {
+        self.told_all
+    }
+
     /// What is to be sent next: whole blocks, the first of them at once. `None` is the end.
     pub fn poll_bytes(
         &mut self,
         context: &mut Context<'_>,
         framing: Framing,
     ) -> Poll<Option<Bytes>> {
-        let mut batch = Batch::new(framing);
+        let (mut batch, mut told_all) = (Batch::new(framing), false);
         if let Some(preamble) = self.preamble.take() {
             batch.add(&preamble);
         }
@@ -327,11 +336,15 @@ impl EventStream {
                 batch.room()
             });
             match step {
-                Poll::Ready(Step::Events) => session.delivered(events),
+                Poll::Ready(Step::Events { all }) => {
+                    session.delivered(events);
+                    told_all = all;
+                }
                 Poll::Ready(step) => self.write(step, &mut batch),
                 Poll::Pending => {}
             }
         }
+        self.told_all = told_all;
         match batch.into_bytes() {
             Some(bytes) => Poll::Ready(Some(bytes)),
             None if self.session.is_none() => Poll::Ready(None),
@@ -366,7 +379,7 @@ impl EventStream {
                     batch.add(&sse::checkpoint(id));
                 }
             }
-            Step::Events => {}
+            Step::Events { .. } => {}
             Step::Gap(gap) => batch.add(&gap_event(gap)),
             Step::Heartbeat(id) => self.beat(id, batch),
             Step::Expiring => batch.add(&sse::control("bridge.expiring", "{}")),
