@@ -93,8 +93,8 @@ pub fn admin(
         })
         .merge(operations::health(lifecycle))
         .merge(operations::metrics(metrics))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found_by_operators)
+        .method_not_allowed_fallback(method_not_allowed_to_operators)
 }
 
 /// What pages of other origins may do (Fetch §3.2): read streams and publish, with credentials where origins are named.
@@ -170,5 +170,17 @@ async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "this path does not take that method: GET /events, POST /publish",
+    )
+}
+
+async fn not_found_by_operators() -> Problem {
+    let detail = "nothing is served here; this listener has GET /metrics, /healthz and /readyz, and POST /revoke where tokens are checked";
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn method_not_allowed_to_operators() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take that method: GET /metrics, POST /revoke",
     )
 }
