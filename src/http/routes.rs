@@ -46,6 +46,7 @@ pub fn public(
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(unambiguous))
         .layer(cors(origins))
+        .layer(middleware::from_fn(unambiguous_preflight))
         .layer(vary())
 }
 
@@ -129,34 +130,59 @@ async fn not_so_fast() -> Problem {
 }
 
 /// What could be read in two ways, here and by a proxy on the way, is not read at all (RFC 9112 §3.2, §6.1): a body is as
-/// long as its `Content-Length` says, and a request is for one host. hyper has taken away by now what stood beside a
-/// `Transfer-Encoding`, so that one alone is refused too.
-async fn unambiguous(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let problem = if request.version() > Version::HTTP_11 {
-        None
-    } else if headers.contains_key(TRANSFER_ENCODING) {
+/// long as its `Content-Length` says, and a request is for one host, which whatever comes next finds in `Host`.
+async fn unambiguous(mut request: Request, next: Next) -> Response {
+    if let Some(problem) = ambiguity(&request) {
+        return ([(CONNECTION, "close")], problem).into_response();
+    }
+    // HTTP/2 names the host as the target's authority (RFC 9113 §8.3.1).
+    let authority = request
+        .uri()
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(authority) = authority {
+        request.headers_mut().entry(HOST).or_insert(authority);
+    }
+    next.run(request).await
+}
+
+/// What the CORS layer answers by itself never comes to where other requests are judged.
+async fn unambiguous_preflight(request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        unambiguous(request, next).await
+    } else {
+        next.run(request).await
+    }
+}
+
+fn ambiguity(request: &Request) -> Option<Problem> {
+    let (headers, target) = (request.headers(), request.uri());
+    // hyper has taken away by now what stood beside it, so that one alone is refused too. HTTP/2 knows none.
+    if headers.contains_key(TRANSFER_ENCODING) {
         let detail =
             "a body is taken by its Content-Length alone: send that, and no Transfer-Encoding";
-        Some(Problem::new(StatusCode::LENGTH_REQUIRED, detail))
-    } else {
-        let hosts = headers.get_all(HOST).iter().count();
-        let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
-        if hosts > 1 || is_missing {
-            Some(Problem::bad_request("a request has one Host header"))
-        } else if request.uri().path().is_empty() {
-            // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
-            Some(Problem::bad_request(
-                "the target of a request begins with /",
-            ))
-        } else {
-            None
-        }
-    };
-    match problem {
-        None => next.run(request).await,
-        Some(problem) => ([(CONNECTION, "close")], problem).into_response(),
+        return Some(Problem::new(StatusCode::LENGTH_REQUIRED, detail));
     }
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let is_missing = host.is_none() && request.version() == Version::HTTP_11;
+    if another.is_some() || is_missing {
+        return Some(Problem::bad_request("a request has one Host header"));
+    }
+    let differs =
+        |host: &HeaderValue, named: &str| !host.as_bytes().eq_ignore_ascii_case(named.as_bytes());
+    let named = target.authority().map(http::uri::Authority::as_str);
+    if let (Some(host), Some(named)) = (host, named)
+        && differs(host, named)
+    {
+        let detail = "the target of this request is at another host than its Host header names";
+        return Some(Problem::bad_request(detail));
+    }
+    // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
+    target
+        .path()
+        .is_empty()
+        .then(|| Problem::bad_request("the target of a request begins with /"))
 }
 
 async fn not_found() -> Problem {
