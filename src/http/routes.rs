@@ -50,23 +50,22 @@ pub fn public(
         .layer(vary())
 }
 
-/// What is answered where there are as many connections as there may be: 503, as other replicas may have room; but
-/// whoever asks whether this one is alive is told, or it would be restarted for being full.
-pub fn full(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
-    operations::health(lifecycle)
-        .fallback(no_room)
-        .layer(cors(origins))
-        .layer(vary())
-        .layer(SetResponseHeaderLayer::overriding(
-            CONNECTION,
-            HeaderValue::from_static("close"),
-        ))
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// There are as many as there may be: 503, as other replicas may have room.
+    Full,
+    /// Those of its address come too fast.
+    TooFast,
+    /// Its address holds as many as it may.
+    TooMany,
 }
 
-/// What is answered to an address that comes too fast, whatever it asks for but whether this replica is alive.
-pub fn too_fast(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
+/// What is answered to a connection that is not let in, whatever it asks for; but whoever asks whether this replica is
+/// alive is told, or it would be restarted for being full.
+pub fn refusing(refusal: Refusal, lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
     operations::health(lifecycle)
-        .fallback(not_so_fast)
+        .fallback(async move || Problem::from(refusal))
         .layer(cors(origins))
         .layer(vary())
         .layer(SetResponseHeaderLayer::overriding(
@@ -119,14 +118,24 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
     }
 }
 
-async fn no_room() -> Problem {
-    let detail = "this replica holds as many connections as it may; come back later";
-    Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
-}
-
-async fn not_so_fast() -> Problem {
-    let detail = "this address connects more often than it may; come back later";
-    Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail)
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, detail) = match refusal {
+            Refusal::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this replica holds as many connections as it may; come back later",
+            ),
+            Refusal::TooFast => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "this address connects more often than it may; come back later",
+            ),
+            Refusal::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "this address holds as many connections as one address may; come back later",
+            ),
+        };
+        Self::later(status, RETRY_AFTER_SECONDS, detail)
+    }
 }
 
 /// What could be read in two ways, here and by a proxy on the way, is not read at all (RFC 9112 §3.2, §6.1): a body is as
