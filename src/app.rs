@@ -21,7 +21,8 @@ use crate::event::topic::TopicPattern;
 use crate::http::console::console;
 use crate::http::proxies::TrustedProxies;
 use crate::http::rate::ConnectionRate;
-use crate::http::server::{Pace, Room, Server, ServerLimits};
+use crate::http::routes::Refusal;
+use crate::http::server::{Pace, Room, Server, ServerLimits, Share};
 use crate::http::tls::Tls;
 use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
@@ -220,18 +221,25 @@ impl App {
             &config.http.cors_origins,
         )
         .merge(head.pages);
-        let origins = &config.http.cors_origins;
+        let refusing =
+            |refusal| routes::refusing(refusal, lifecycle.clone(), &config.http.cors_origins);
         let limits = ServerLimits {
             room: (config.http.max_connections != 0).then(|| Room {
                 connections: config.http.max_connections,
-                when_full: routes::full(lifecycle.clone(), origins),
+                when_full: refusing(Refusal::Full),
             }),
             pace: (config.http.max_connection_rate_per_address != 0).then(|| Pace {
                 rate: Arc::new(ConnectionRate::new(
                     config.http.max_connection_rate_per_address,
                 )),
-                when_over: routes::too_fast(lifecycle.clone(), origins),
+                when_over: refusing(Refusal::TooFast),
             }),
+            share: connections_of_an_address(config.http.max_connections_per_address).map(
+                |connections| Share {
+                    places: Limits::new(0, connections),
+                    when_over: refusing(Refusal::TooMany),
+                },
+            ),
             proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
             sockets: Some(metrics.sockets.clone()),
@@ -239,6 +247,7 @@ impl App {
         let unlimited = ServerLimits {
             room: None,
             pace: None,
+            share: None,
             proxies: TrustedProxies::default(),
             stall: config.sse.stall,
             sockets: None,
@@ -433,6 +442,12 @@ async fn drain_within(
         drop(timeout_at(deadline, publisher.close()).await);
     }
     drop(timeout_at(deadline + HOUSEKEEPING, lifecycle.doors.stop()).await);
+}
+
+/// How many connections go with so many streams of one address: with HTTP/1.1 each stream has one of its own, and a page
+/// makes other requests beside it. None where streams are not bounded.
+fn connections_of_an_address(streams: usize) -> Option<usize> {
+    (streams != 0).then(|| streams.saturating_mul(2).saturating_add(16))
 }
 
 /// Lets go of what is too old, every now and then.

@@ -16,7 +16,7 @@ use serde_json::error::Category;
 use tokio::time::timeout;
 
 use crate::amqp::{Outgoing, Publisher, RevocationStream};
-use crate::auth::{Revocation, Revocations, Subject};
+use crate::auth::{MAX_TOKEN_ID_BYTES, Revocation, Revocations, Subject, is_token_id};
 use crate::event::Notices;
 use crate::event::audience::Identifier;
 use crate::lifecycle::Lifecycle;
@@ -41,9 +41,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest body, in bytes.
 const BODY_BYTES: usize = 8 * 1024;
-
-/// The longest id of a token, in bytes.
-const TOKEN_ID_BYTES: usize = 1024;
 
 /// How many may be revoked at a time, which bounds what they take in memory: some 300 MB.
 const MAX_REVOCATIONS: usize = 1_000_000;
@@ -181,6 +178,13 @@ impl NewRevocation {
         };
         let subject =
             subject(self.token_id, self.user_id, self.tenant_id).map_err(unprocessable)?;
+        // A token that has ended is refused anyway, but a user goes on.
+        if matches!(subject, Subject::User { .. }) && expires_at <= now {
+            return Err(unprocessable(
+                "expires_at (seconds since 1970) is past, so that nothing of this user's would be revoked: say until when \
+                 its tokens are good, or leave expires_at out",
+            ));
+        }
         Ok(Revocation {
             subject,
             revoked_at: now,
@@ -232,9 +236,9 @@ fn subject(
         legal.map_err(|error| format!("{member}: {error}"))
     };
     match (token_id, user_id, tenant_id) {
-        (Some(id), None, None) if id.is_empty() || id.len() > TOKEN_ID_BYTES => {
-            Err(format!("token_id must have 1 to {TOKEN_ID_BYTES} bytes"))
-        }
+        (Some(id), None, None) if !is_token_id(&id) => Err(format!(
+            "token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes, none of them a control character"
+        )),
         (Some(id), None, None) => Ok(Subject::Token(id)),
         (None, Some(user), tenant) => Ok(Subject::User {
             tenant: tenant
@@ -342,7 +346,7 @@ mod tests {
     #[test]
     fn what_one_replica_writes_another_reads() {
         for body in [
-            r#"{"token_id":"j\u0000\"1"}"#,
+            r#"{"token_id":"j\\\"1"}"#,
             r#"{"user_id":"42"}"#,
             r#"{"user_id":"42","tenant_id":"acme","expires_at":1700000060}"#,
         ] {

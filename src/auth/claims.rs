@@ -40,8 +40,8 @@ pub struct BadClaim {
     rule: String,
 }
 
-/// The longest id of a token, in bytes.
-const MAX_TOKEN_ID_BYTES: usize = 256;
+/// The longest id of a token (`jti`), in bytes.
+pub const MAX_TOKEN_ID_BYTES: usize = 256;
 
 /// The last second of the year 9999. What is later is a mistake, such as milliseconds: such a token would never end.
 const LATEST: u64 = 253_402_300_799;
@@ -245,13 +245,19 @@ fn moment(name: &str, claims: &Value) -> Result<Option<SystemTime>, BadClaim> {
     Ok(Some(UNIX_EPOCH + Duration::from_secs(seconds)))
 }
 
+/// Whether a token may have this id (`jti`), and so whether there is something to revoke by it.
+#[must_use]
+pub fn is_token_id(text: &str) -> bool {
+    (1..=MAX_TOKEN_ID_BYTES).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 fn token_id(claims: &Value) -> Result<Option<String>, BadClaim> {
     claims
         .get("jti")
         .map(|value| {
             value
                 .as_str()
-                .filter(|id| (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) && !id.contains(char::is_control))
+                .filter(|id| is_token_id(id))
                 .map(str::to_owned)
                 .ok_or_else(|| BadClaim {
                     name: "jti".to_owned(),

@@ -180,13 +180,14 @@ fn in_query(query: Option<&str>) -> impl Iterator<Item = Cow<'_, str>> {
 
 /// The values of a cookie (RFC 6265 §4.2.1). HTTP/2 may split the header; an empty value is what a logout leaves.
 fn in_cookies<'r>(name: &str, headers: &'r HeaderMap) -> impl Iterator<Item = &'r str> {
+    // Pair by pair: what is no text may be somebody else's cookie.
     let pairs = headers
         .get_all(COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'));
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     pairs
         .filter_map(move |pair| {
+            let pair = std::str::from_utf8(pair).ok()?;
             let (own, value) = pair.trim().split_once('=')?;
             (own == name).then(|| value.trim_matches('"'))
         })
@@ -195,7 +196,7 @@ fn in_cookies<'r>(name: &str, headers: &'r HeaderMap) -> impl Iterator<Item = &'
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -219,7 +220,10 @@ mod tests {
     ) -> Result<String, BadCredentials> {
         let headers: HeaderMap = headers
             .iter()
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .map(|(name, value)| {
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                (name.parse::<HeaderName>().unwrap(), value)
+            })
             .collect();
         let shown = Shown {
             method,
@@ -307,6 +311,13 @@ mod tests {
                 None,
                 &[("Cookie", "x=y"), ("Cookie", "session=a.b"), own],
                 Ok("a.b"),
+            ),
+            // Whatever other cookies hold: whoever has a page under the same domain can set one.
+            (None, &[("Cookie", "x=\u{fc}; session=a.b"), own], Ok("a.b")),
+            (
+                None,
+                &[("Cookie", "session=a\u{fc}"), own],
+                Err(BadCredentials::NoToken),
             ),
             (
                 None,

@@ -77,6 +77,19 @@ impl AddressRules {
         })
     }
 
+    /// The word by which a routing key names a tenant, whatever the headers beside it say, and whether or not it is a legal
+    /// name.
+    #[must_use]
+    pub fn tenant_in<'k>(&self, routing_key: &'k str) -> Option<&'k str> {
+        let mut words = [""; RoutingKeyTemplate::MAX_NAMES];
+        let template = self.fitting(routing_key, &mut words)?;
+        let slot = template
+            .slots
+            .iter()
+            .position(|slot| matches!(slot.meaning, Meaning::Tenant))?;
+        words.get(slot).copied()
+    }
+
     /// Rule 1.
     fn recipient_of_headers(&self, message: &Message) -> Result<Option<Recipient>, Poison> {
         // All three are read, so that an illegal one that would lose is found as well.
@@ -89,14 +102,21 @@ impl AddressRules {
     /// Rule 2, and what the routing key tells of the tenant and the attributes.
     fn read_routing_key(&self, routing_key: &str) -> Result<TopicReading, Poison> {
         let mut words = [""; RoutingKeyTemplate::MAX_NAMES];
-        let matching = self
-            .routing_keys
-            .iter()
-            .find(|template| template.read(routing_key, &mut words));
-        match matching {
+        match self.fitting(routing_key, &mut words) {
             Some(template) => template.interpret(routing_key, &words),
             None => Ok(TopicReading::default()),
         }
+    }
+
+    /// The first template that the routing key fits, and in `words` what its slots stand for.
+    fn fitting<'k>(
+        &self,
+        routing_key: &'k str,
+        words: &mut [&'k str; RoutingKeyTemplate::MAX_NAMES],
+    ) -> Option<&RoutingKeyTemplate> {
+        self.routing_keys
+            .iter()
+            .find(|template| template.read(routing_key, words))
     }
 
     /// Rule 3. A body that is not JSON has no fields; the check of the payload reports it.

@@ -46,26 +46,26 @@ pub fn public(
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(unambiguous))
         .layer(cors(origins))
+        .layer(middleware::from_fn(unambiguous_preflight))
         .layer(vary())
 }
 
-/// What is answered where there are as many connections as there may be: 503, as other replicas may have room; but
-/// whoever asks whether this one is alive is told, or it would be restarted for being full.
-pub fn full(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
-    operations::health(lifecycle)
-        .fallback(no_room)
-        .layer(cors(origins))
-        .layer(vary())
-        .layer(SetResponseHeaderLayer::overriding(
-            CONNECTION,
-            HeaderValue::from_static("close"),
-        ))
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// There are as many as there may be: 503, as other replicas may have room.
+    Full,
+    /// Those of its address come too fast.
+    TooFast,
+    /// Its address holds as many as it may.
+    TooMany,
 }
 
-/// What is answered to an address that comes too fast, whatever it asks for but whether this replica is alive.
-pub fn too_fast(lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
+/// What is answered to a connection that is not let in, whatever it asks for; but whoever asks whether this replica is
+/// alive is told, or it would be restarted for being full.
+pub fn refusing(refusal: Refusal, lifecycle: Lifecycle, origins: &CorsOrigins) -> Router {
     operations::health(lifecycle)
-        .fallback(not_so_fast)
+        .fallback(async move || Problem::from(refusal))
         .layer(cors(origins))
         .layer(vary())
         .layer(SetResponseHeaderLayer::overriding(
@@ -93,8 +93,8 @@ pub fn admin(
         })
         .merge(operations::health(lifecycle))
         .merge(operations::metrics(metrics))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found_by_operators)
+        .method_not_allowed_fallback(method_not_allowed_to_operators)
 }
 
 /// What pages of other origins may do (Fetch §3.2): read streams and publish, with credentials where origins are named.
@@ -118,45 +118,80 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
     }
 }
 
-async fn no_room() -> Problem {
-    let detail = "this replica holds as many connections as it may; come back later";
-    Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
-}
-
-async fn not_so_fast() -> Problem {
-    let detail = "this address connects more often than it may; come back later";
-    Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail)
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, detail) = match refusal {
+            Refusal::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this replica holds as many connections as it may; come back later",
+            ),
+            Refusal::TooFast => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "this address connects more often than it may; come back later",
+            ),
+            Refusal::TooMany => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "this address holds as many connections as one address may; come back later",
+            ),
+        };
+        Self::later(status, RETRY_AFTER_SECONDS, detail)
+    }
 }
 
 /// What could be read in two ways, here and by a proxy on the way, is not read at all (RFC 9112 §3.2, §6.1): a body is as
-/// long as its `Content-Length` says, and a request is for one host. hyper has taken away by now what stood beside a
-/// `Transfer-Encoding`, so that one alone is refused too.
-async fn unambiguous(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let problem = if request.version() > Version::HTTP_11 {
-        None
-    } else if headers.contains_key(TRANSFER_ENCODING) {
+/// long as its `Content-Length` says, and a request is for one host, which whatever comes next finds in `Host`.
+async fn unambiguous(mut request: Request, next: Next) -> Response {
+    if let Some(problem) = ambiguity(&request) {
+        return ([(CONNECTION, "close")], problem).into_response();
+    }
+    // HTTP/2 names the host as the target's authority (RFC 9113 §8.3.1).
+    let authority = request
+        .uri()
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(authority) = authority {
+        request.headers_mut().entry(HOST).or_insert(authority);
+    }
+    next.run(request).await
+}
+
+/// What the CORS layer answers by itself never comes to where other requests are judged.
+async fn unambiguous_preflight(request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        unambiguous(request, next).await
+    } else {
+        next.run(request).await
+    }
+}
+
+fn ambiguity(request: &Request) -> Option<Problem> {
+    let (headers, target) = (request.headers(), request.uri());
+    // hyper has taken away by now what stood beside it, so that one alone is refused too. HTTP/2 knows none.
+    if headers.contains_key(TRANSFER_ENCODING) {
         let detail =
             "a body is taken by its Content-Length alone: send that, and no Transfer-Encoding";
-        Some(Problem::new(StatusCode::LENGTH_REQUIRED, detail))
-    } else {
-        let hosts = headers.get_all(HOST).iter().count();
-        let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
-        if hosts > 1 || is_missing {
-            Some(Problem::bad_request("a request has one Host header"))
-        } else if request.uri().path().is_empty() {
-            // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
-            Some(Problem::bad_request(
-                "the target of a request begins with /",
-            ))
-        } else {
-            None
-        }
-    };
-    match problem {
-        None => next.run(request).await,
-        Some(problem) => ([(CONNECTION, "close")], problem).into_response(),
+        return Some(Problem::new(StatusCode::LENGTH_REQUIRED, detail));
     }
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let is_missing = host.is_none() && request.version() == Version::HTTP_11;
+    if another.is_some() || is_missing {
+        return Some(Problem::bad_request("a request has one Host header"));
+    }
+    let differs =
+        |host: &HeaderValue, named: &str| !host.as_bytes().eq_ignore_ascii_case(named.as_bytes());
+    let named = target.authority().map(http::uri::Authority::as_str);
+    if let (Some(host), Some(named)) = (host, named)
+        && differs(host, named)
+    {
+        let detail = "the target of this request is at another host than its Host header names";
+        return Some(Problem::bad_request(detail));
+    }
+    // `GET events`, or a CONNECT: for a proxy, which this is not (RFC 9112 §3.2.3).
+    target
+        .path()
+        .is_empty()
+        .then(|| Problem::bad_request("the target of a request begins with /"))
 }
 
 async fn not_found() -> Problem {
@@ -170,5 +205,17 @@ async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "this path does not take that method: GET /events, POST /publish",
+    )
+}
+
+async fn not_found_by_operators() -> Problem {
+    let detail = "nothing is served here; this listener has GET /metrics, /healthz and /readyz, and POST /revoke where tokens are checked";
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn method_not_allowed_to_operators() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take that method: GET /metrics, POST /revoke",
     )
 }

@@ -32,8 +32,8 @@ use super::tls::{self, Tls};
 use super::{http1, http2};
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
-use crate::transport::ClientAddress;
 use crate::transport::sse::Link;
+use crate::transport::{ClientAddress, Limits, Seat};
 
 /// Connections that the kernel holds until they are accepted. It takes the lesser of this and `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -77,6 +77,8 @@ pub struct ServerLimits {
     pub room: Option<Room>,
     /// How fast they may come, if that is bounded.
     pub pace: Option<Pace>,
+    /// How many one address may hold, if that is bounded.
+    pub share: Option<Share>,
     /// Who is believed about whom a request is from.
     pub proxies: TrustedProxies,
     /// How long a socket may take no bytes; zero is for ever.
@@ -100,6 +102,16 @@ pub struct Pace {
     /// Counts them.
     pub rate: Arc<ConnectionRate>,
     /// What answers those that come too fast.
+    pub when_over: Router,
+}
+
+/// How many connections one address may hold, whatever it does with them: who holds one without a stream takes a place in
+/// [`Room`] too. A trusted proxy's are not counted.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// Counts them.
+    pub places: Limits,
+    /// What answers those that are one too many.
     pub when_over: Router,
 }
 
@@ -161,7 +173,7 @@ impl Server {
             streams: lifecycle.streams.clone(),
             closing,
         });
-        let told_of_pace = Arc::new(Semaphore::new(TOLD_OVER_LIMIT));
+        let telling = Arc::new(Semaphore::new(TOLD_OVER_LIMIT));
         loop {
             let accepted = tokio::select! {
                 () = &mut stopping => break,
@@ -180,6 +192,9 @@ impl Server {
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
             let mut told = None;
+            let mut seat = None;
+            let client =
+                (!limits.proxies.contains(peer.ip())).then(|| ClientAddress::of(peer.ip()));
             if let Some(room) = limits.room.as_ref()
                 && connections.len() >= room.connections
             {
@@ -188,18 +203,18 @@ impl Server {
                     continue;
                 }
                 router = &room.when_full;
-            } else if let Some(pace) = limits.pace.as_ref()
-                && !limits.proxies.contains(peer.ip())
-                && !pace
-                    .rate
-                    .admits(ClientAddress::of(peer.ip()), Instant::now())
-            {
-                served.refused("address_rate");
-                let Ok(permit) = Arc::clone(&told_of_pace).try_acquire_owned() else {
-                    continue;
-                };
-                told = Some(permit);
-                router = &pace.when_over;
+            } else if let Some(client) = client {
+                match limits.admit(client) {
+                    Ok(taken) => seat = taken,
+                    Err((over, reason)) => {
+                        served.refused(reason);
+                        let Ok(permit) = Arc::clone(&telling).try_acquire_owned() else {
+                            continue;
+                        };
+                        told = Some(permit);
+                        router = over;
+                    }
+                }
             }
             if let Err(error) = tune(&socket, limits.stall) {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
@@ -212,11 +227,30 @@ impl Server {
             };
             connections.spawn(async move {
                 visit.serve(socket).await;
-                drop((place, told));
+                drop((place, told, seat));
             });
         }
         drop(listener);
         lifecycle.doors.stopping().await;
+    }
+}
+
+impl ServerLimits {
+    /// The place of a connection, where those of an address are counted; or what answers one of an address that comes too fast
+    /// or holds too many, and which limit that is.
+    fn admit(&self, client: ClientAddress) -> Result<Option<Seat>, (&Router, &'static str)> {
+        if let Some(pace) = &self.pace
+            && !pace.rate.admits(client, Instant::now())
+        {
+            return Err((&pace.when_over, "address_rate"));
+        }
+        self.share
+            .as_ref()
+            .map(|share| {
+                let taken = share.places.take(None, client);
+                taken.map_err(|_| (&share.when_over, "address_limit"))
+            })
+            .transpose()
     }
 }
 

@@ -1,19 +1,19 @@
-//! How many streams one user and one address may hold.
+//! How many streams one user and one address may hold, and how many connections.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts streams by holder. Cheap to clone: all clones count together.
+/// Counts places, which are streams or connections, by holder. Cheap to clone: all clones count together.
 #[derive(Clone, Debug)]
 pub struct Limits {
     per_user: usize,
     per_address: usize,
-    /// Streams open now, by holder; holders without any are not in it. Only holders under a limit are counted.
+    /// Places taken now, by holder; holders without any are not in it. Only holders under a limit are counted.
     open: Arc<Mutex<HashMap<Holder, usize>>>,
 }
 
-/// Who holds a stream.
+/// Who holds a place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder {
     User(String),
@@ -39,16 +39,16 @@ impl ClientAddress {
     }
 }
 
-/// A place among the streams of a user and an address, given back when dropped.
+/// A place of a user and an address, given back when dropped.
 #[derive(Debug, Default)]
 pub struct Seat(Vec<(Limits, Holder)>);
 
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Streams of one user.
+    /// That of one user.
     User,
-    /// Streams from one address.
+    /// That of one address.
     Address,
 }
 
@@ -63,8 +63,11 @@ impl Limits {
         }
     }
 
-    /// Takes a place for a stream of `user`, if that is known, from `address`.
-    pub(super) fn take(&self, user: Option<&str>, address: ClientAddress) -> Result<Seat, Full> {
+    /// Takes a place for `user`, if that is known, at `address`.
+    ///
+    /// # Errors
+    /// [`Full`] says which limit is reached; then no place is taken.
+    pub fn take(&self, user: Option<&str>, address: ClientAddress) -> Result<Seat, Full> {
         let mut seat = Seat::default();
         if self.per_address > 0 {
             seat.0.push(

@@ -297,11 +297,15 @@ mod tests {
 
     /// A session of a hub that has read its history, for broadcasts.
     fn session(expires_at: Option<SystemTime>) -> (Writer, Session) {
-        let (writer, _, session) = session_of_hub(expires_at, Watch::default());
+        let validity = Validity {
+            expires_at,
+            ..Validity::default()
+        };
+        let (writer, _, session) = session_of_hub(&validity, Watch::default());
         (writer, session)
     }
 
-    fn session_of_hub(expires_at: Option<SystemTime>, watch: Watch) -> (Writer, Hub, Session) {
+    fn session_of_hub(validity: &Validity, watch: Watch) -> (Writer, Hub, Session) {
         let config = HubConfig {
             channel_capacity: 10,
             backpressure: Backpressure::DropOldest,
@@ -325,15 +329,11 @@ mod tests {
         let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
         let seat = Seat::default();
         set_clock();
-        let validity = Validity {
-            expires_at,
-            ..Validity::default()
-        };
         let mut session = Session::new(
             subscription,
             watch,
             HEARTBEAT,
-            &validity,
+            validity,
             seat,
             "sse",
             metrics,
@@ -425,7 +425,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_the_stream_after_what_was_given_before_it() {
-        let (mut writer, hub, mut session) = session_of_hub(None, Watch::default());
+        let (mut writer, hub, mut session) = session_of_hub(&Validity::default(), Watch::default());
         next(&mut session).await;
         publish(&mut writer, 1);
         hub.close();
@@ -450,6 +450,9 @@ mod tests {
         let warned = steps.iter().filter(|(step, _)| *step == Step::Expiring);
         assert_eq!(warned.collect::<Vec<_>>(), [&(Step::Expiring, 10.0)]);
         assert_eq!(steps.last(), Some(&(Step::End(CloseReason::Expired), 40.0)));
+        let metrics = Arc::clone(&session.metrics);
+        drop(session);
+        assert_eq!(metrics.connections_closed.of("expired").get(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -468,8 +471,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_goes_on_for_the_leeway_after_its_grant_has_ended() {
-        let (_writer, mut session) = session(Some(SystemTime::now() + Duration::from_secs(40)));
-        session.expiry.as_mut().unwrap().end_at += Duration::from_secs(30);
+        let validity = Validity {
+            expires_at: Some(SystemTime::now() + Duration::from_secs(40)),
+            leeway: Duration::from_secs(30),
+            ..Validity::default()
+        };
+        let (_writer, _, mut session) = session_of_hub(&validity, Watch::default());
         let began = Instant::now();
         while !matches!(next(&mut session).await.0, Step::End(CloseReason::Expired)) {}
         assert_eq!(began.elapsed().as_secs_f64().round(), 70.0);
@@ -502,7 +509,7 @@ mod tests {
             let now = SystemTime::now();
             let grant = Grant::undivided(&[Permission::Read]);
             let watch = revocations.watch(&grant, &wanted, now).unwrap();
-            let (mut writer, _, mut session) = session_of_hub(None, watch);
+            let (mut writer, _, mut session) = session_of_hub(&Validity::default(), watch);
             next(&mut session).await;
             let revocation = Revocation {
                 subject: Subject::User {

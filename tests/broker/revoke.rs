@@ -312,7 +312,7 @@ async fn without_the_broker_a_revocation_holds_on_this_replica_and_is_answered_5
 async fn what_cannot_be_revoked_is_refused_with_the_reason_and_revokes_nothing() {
     let vhost = RabbitMq::shared().await.vhost();
     let bridge = start(Bridge::on(&vhost)).await;
-    let long = "x".repeat(1025);
+    let long = "x".repeat(257);
     let huge = "x".repeat(9000);
     let cases: &[(&str, u16, &str)] = &[
         ("", 400, "EOF"),
@@ -333,7 +333,13 @@ async fn what_cannot_be_revoked_is_refused_with_the_reason_and_revokes_nothing()
         (r#"{"token_id":"j","tenant_id":"acme"}"#, 422, "tenant_id"),
         (r#"{"token_id":""}"#, 422, "token_id"),
         (&format!(r#"{{"token_id":"{long}"}}"#), 422, "token_id"),
+        (r#"{"token_id":"j\n"}"#, 422, "token_id"),
         (&format!(r#"{{"token_id":"{huge}"}}"#), 413, "8192"),
+        (
+            r#"{"user_id":"42","expires_at":1700000000}"#,
+            422,
+            "is past",
+        ),
         (r#"{"user_id":"42","expires_at":-1}"#, 422, "-1"),
         (r#"{"user_id":"42","expires_at":1.5}"#, 422, "1.5"),
         (r#"{"user_id":"42","expires_at":"1"}"#, 422, "u64"),
@@ -353,6 +359,16 @@ async fn what_cannot_be_revoked_is_refused_with_the_reason_and_revokes_nothing()
         assert_eq!(status, *expected, "{answer}");
         assert!(answer.contains("application/problem+json"), "{answer}");
         assert!(answer.contains(reason), "{reason}: {answer}");
+    }
+    for (method, path, expected, says) in [
+        ("GET", "/revoke", 405, "POST /revoke"),
+        ("GET", "/events", 404, "GET /metrics"),
+    ] {
+        let answer = request(bridge.admin, method, path, &[], "")
+            .await
+            .expect("an answer");
+        assert_eq!(answer.head.status, expected, "{answer:?}");
+        assert!(answer.body.contains(says), "{answer:?}");
     }
     let good = r#"{"user_id":"42"}"#;
     let elsewhere = [

@@ -116,6 +116,23 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         let answers = statuses(&bridge, request.as_bytes()).await;
         assert_eq!(answers, [status], "{line:?}");
     }
+    // A preflight is a request like another, and so is one whose target says for which host it is (RFC 9112 §3.2.2).
+    for (line, lines, status) in [
+        ("OPTIONS /publish", "Host: x\r\nHost: y\r\n", 400),
+        ("OPTIONS /publish", "", 400),
+        (
+            "OPTIONS /publish",
+            "Host: x\r\nTransfer-Encoding: chunked\r\n",
+            411,
+        ),
+        ("GET http://y/healthz", "Host: x\r\n", 400),
+        ("GET http://x:81/healthz", "Host: x\r\n", 400),
+        ("OPTIONS *", "Host: x\r\nHost: x\r\n", 400),
+    ] {
+        let request = format!("{line} HTTP/1.1\r\n{lines}\r\n0\r\n\r\n{inner}");
+        let answers = statuses(&bridge, request.as_bytes()).await;
+        assert_eq!(answers, [status], "{line} {lines:?}");
+    }
     // Nothing of it got through.
     bridge.publish(&event("team.7.n", "honest")).await;
     assert_eq!(listener.data(1).await, ["\"honest\""]);
@@ -131,6 +148,11 @@ async fn what_is_old_or_rare_but_clear_is_answered() {
         // A target with its host in it (RFC 9112 §3.2.2).
         (
             "GET http://x/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+            vec![200],
+        ),
+        (
+            "GET http://X:80/healthz HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n"
+                .to_owned(),
             vec![200],
         ),
         // Requests that do not wait for answers are answered in their order (RFC 9112 §9.3.2).

@@ -84,6 +84,52 @@ async fn an_address_holds_so_many_streams_and_no_more_while_others_are_let_in() 
 }
 
 #[tokio::test]
+async fn an_address_that_holds_connections_for_nothing_leaves_room_for_others() {
+    let bridge = Bridge::dev()
+        .set("HTTP_MAX_CONNECTIONS_PER_IP", 1)
+        .set("HTTP_TRUSTED_PROXIES", "127.0.0.2")
+        .start()
+        .await;
+    // Answered and kept open, and no stream: twice the limit and 16 more.
+    let ask = async |source: [u8; 4]| {
+        let mut raw = Raw::connect_from(source.into(), bridge.public).await;
+        raw.send(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let head = raw.until(b"\r\n\r\n").await.to_ascii_lowercase();
+        (head, raw)
+    };
+    let mut held = Vec::new();
+    for _ in 0..18 {
+        let (head, raw) = ask([127, 0, 0, 3]).await;
+        assert!(head.starts_with("http/1.1 404 "), "{head}");
+        held.push(raw);
+    }
+    let (head, mut raw) = ask([127, 0, 0, 3]).await;
+    assert!(head.starts_with("http/1.1 429 "), "{head}");
+    for line in ["retry-after: 10", "connection: close"] {
+        assert!(head.contains(&format!("{line}\r\n")), "{line}: {head}");
+    }
+    let problem = raw.rest().await;
+    assert!(problem.contains("as many connections"), "{problem}");
+    let refused = r#"sse_bridge_connections_refused_total{reason="address_limit"}"#;
+    assert_eq!(bridge.metric(refused).await, 1.0);
+    // Of a trusted proxy its clients' streams are counted, and others have places of their own.
+    for source in [[127, 0, 0, 2], [127, 0, 0, 4]] {
+        let mut others = Vec::new();
+        for _ in 0..if source == [127, 0, 0, 2] { 30 } else { 18 } {
+            let (head, raw) = ask(source).await;
+            assert!(head.starts_with("http/1.1 404 "), "{source:?}: {head}");
+            others.push(raw);
+        }
+    }
+    held.pop();
+    eventually("a place is free again", SOON, async || {
+        let (head, _) = ask([127, 0, 0, 3]).await;
+        head.starts_with("http/1.1 404 ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_full_replica_says_so_to_whoever_comes_and_keeps_whom_it_has() {
     let bridge = Bridge::dev().set("HTTP_MAX_CONNECTIONS", 3).start().await;
     let mut first = Client::connect(&bridge, "team_id=7").await;

@@ -239,6 +239,43 @@ async fn over_tls_a_browser_gets_its_events_with_http1_and_with_http2() {
     );
 }
 
+#[tokio::test]
+async fn over_http2_a_request_is_for_the_host_that_its_authority_names() {
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("AUTH_MODE", "token")
+        .set("AUTH_TOKEN", "0123456789abcdef")
+        .set("AUTH_COOKIE", "events")
+        .start_serve()
+        .await;
+    let connection = Http2::connect(bridge.public, &authority).await;
+    let cookie = ("cookie", "events=0123456789abcdef");
+    for (headers, status) in [
+        // A page of the same origin, in a browser that says no more than that.
+        (&[cookie, ("origin", "https://localhost")][..], 200),
+        (&[cookie, ("origin", "https://elsewhere")], 403),
+        (
+            &[
+                cookie,
+                ("origin", "https://elsewhere"),
+                ("host", "elsewhere"),
+            ],
+            400,
+        ),
+        (
+            &[
+                cookie,
+                ("origin", "https://localhost"),
+                ("host", "localhost"),
+            ],
+            200,
+        ),
+    ] {
+        let answer = connection.request("/events", headers).await;
+        assert_eq!(answer.status(), status, "{headers:?}");
+    }
+}
+
 /// Reads until a text has come.
 async fn until(stream: &mut TlsStream<TcpStream>, text: &str) -> String {
     let reading = async {

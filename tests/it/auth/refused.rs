@@ -544,6 +544,8 @@ async fn publishing_asks_the_same_and_stays_in_the_tenant_of_the_token() {
     let event = json!({"topic": "team.7.n", "data": 1});
     let elsewhere = json!({"topic": "team.7.n", "data": 1, "tenant_id": "other"});
     let by_topic = json!({"topic": "in.other.team.7.n", "data": 1});
+    // Poison to the bridge, and yet somebody else may read it as the other tenant's.
+    let by_bad_topic = json!({"topic": "in.other.team.a b.n", "data": 1});
     let unauthenticated = bridge
         .request("POST", "/publish", &[], &event.to_string())
         .await;
@@ -553,6 +555,8 @@ async fn publishing_asks_the_same_and_stays_in_the_tenant_of_the_token() {
         (&may, &elsewhere, 403, "tenant other"),
         (&of_none, &elsewhere, 403, "tenant other"),
         (&of_none, &by_topic, 403, "tenant other"),
+        (&may, &by_topic, 403, "tenant other"),
+        (&may, &by_bad_topic, 403, "tenant other"),
         (&with("exp", json!(now() - 31)), &event, 401, "expired"),
     ] {
         let answer = publish(claims, body.clone()).await;
