@@ -4,6 +4,7 @@ pub mod proxies;
 pub mod rate;
 pub mod tls;
 mod connection;
+mod chatter;
 mod http2;
 pub mod server;
 pub mod routes;

@@ -8,13 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Bridge, Client, Raw, SOON, event, eventually, within};
+use crate::harness::{Bridge, Client, Raw, SOON, event, eventually, may_open_many_files, within};
 
 const PUBLISH: &str = r#"{"topic":"team.7.n","data":"smuggled"}"#;
 
@@ -188,12 +187,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_for_events() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    setrlimit(Resource::Nofile, raised).expect("as many files as may be");
+    may_open_many_files();
     let bridge = Bridge::dev().start().await;
     let began = Instant::now();
 
