@@ -69,6 +69,49 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         ),
         ("Host: x\r\nTransfer-Encoding: xchunked\r\n", &chunked, 400),
         ("Host: x\r\nTransfer-Encoding : chunked\r\n", &chunked, 400),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked, chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \t ChunKed\t \r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked;q=1\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \"chunked\"\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \u{b}chunked\r\n",
+            &chunked,
+            400,
+        ),
+        ("Host: x\r\nTransfer-Encoding: chunked\0\r\n", &chunked, 400),
+        (
+            "Host: x\r\nTransfer-Encoding:\r\n chunked\r\n",
+            &chunked,
+            400,
+        ),
+        ("Host: x\r\nTransfer-Encoding\r\n", &chunked, 400),
+        ("Host: x\r\nTransfer-Encoding:\r\n", &chunked, 400),
         ("Host: x\r\n Transfer-Encoding: chunked\r\n", &chunked, 400),
         (
             "Host: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
@@ -115,6 +158,10 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         let answers = statuses(&bridge, request.as_bytes()).await;
         assert_eq!(answers, [status], "{line:?}");
     }
+    // HTTP/1.0 knows no chunks (RFC 9112 §6.1).
+    let old =
+        format!("POST /publish HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}{inner}");
+    assert_eq!(statuses(&bridge, old.as_bytes()).await, [400]);
     // Nothing of it got through.
     bridge.publish(&event("team.7.n", "honest")).await;
     assert_eq!(listener.data(1).await, ["\"honest\""]);
