@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ use crate::harness::{
 
 /// What an event may take that is held up by nobody, on a machine that does other things too.
 const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// What curl says of an HTTP/2 stream that did not end in order (`CURLE_HTTP2_STREAM`).
+const STREAM_WAS_RESET: i32 = 92;
 
 /// An nginx of its own, with the configuration of `deploy/nginx`, in front of one port.
 struct Nginx {
@@ -107,6 +110,18 @@ impl Nginx {
         });
         entry
     }
+
+    /// Somebody else's client, which speaks HTTP/2.
+    fn curl(&self, target: &str) -> Command {
+        let port = self.address.port();
+        let mut curl = command("curl");
+        curl.args(["--silent", "--http2", "--cacert"])
+            .arg(self.authority.file())
+            .arg("--resolve")
+            .arg(format!("events.example.com:{port}:127.0.0.1"))
+            .arg(format!("https://events.example.com:{port}{target}"));
+        curl
+    }
 }
 
 impl Drop for Nginx {
@@ -164,16 +179,9 @@ async fn behind_nginx_events_heartbeats_and_last_ids_pass_at_once_for_many_clien
         );
     }
 
-    // Over HTTP/2, by somebody else's client.
-    let resolve = format!("events.example.com:{0}:127.0.0.1", nginx.address.port());
-    let url = format!(
-        "https://events.example.com:{}/events?team_id=7",
-        nginx.address.port()
-    );
-    let mut curl = command("curl")
-        .args(["--silent", "--no-buffer", "--http2", "--dump-header", "-"])
-        .args(["--resolve", &resolve, &url, "--cacert"])
-        .arg(nginx.authority.file())
+    let mut curl = nginx
+        .curl("/events?team_id=7")
+        .args(["--no-buffer", "--dump-header", "-"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("curl starts");
@@ -278,25 +286,11 @@ async fn behind_nginx_publishing_goes_over_kept_connections_and_a_chunked_body_a
     // One for the stream, one or two for all of that, and whoever asks.
     let sockets = bridge.metric("sse_bridge_sockets").await;
     assert!(sockets <= 4.0, "{sockets}");
-    let chunked = command("curl")
-        .args(["--silent", "--http1.1", "--write-out", "%{http_code}"])
-        .args([
-            "--header",
-            "Transfer-Encoding: chunked",
-            "--data",
-            &body(50),
-        ])
+    let chunked = nginx
+        .curl("/publish")
+        .args(["--http1.1", "--header", "Transfer-Encoding: chunked"])
         .args(["--header", &format!("{}: {}", bearer.0, bearer.1)])
-        .args([
-            "--resolve",
-            &format!("events.example.com:{0}:127.0.0.1", nginx.address.port()),
-        ])
-        .arg(format!(
-            "https://events.example.com:{}/publish",
-            nginx.address.port()
-        ))
-        .arg("--cacert")
-        .arg(nginx.authority.file())
+        .args(["--data", &body(50), "--write-out", "%{http_code}"])
         .output()
         .expect("curl starts");
     assert_eq!(String::from_utf8_lossy(&chunked.stdout), "202");
@@ -338,6 +332,10 @@ async fn behind_nginx_a_drain_is_told_and_clients_come_back_to_who_listens_next(
     // While nobody is there nginx says nothing, not even 502, after which an EventSource would not come back.
     let nobody = request(entry, "GET", "/events?team_id=7", &[], "").await;
     assert!(nobody.is_err(), "{nobody:?}");
+    let nobody = nginx.curl("/events?team_id=7").output();
+    let nobody = nobody.expect("curl starts");
+    assert_eq!(nobody.status.code(), Some(STREAM_WAS_RESET));
+    assert!(nobody.stdout.is_empty());
     publish(&producer, "2").await;
     let _bridge = setup.start().await;
     for client in clients {
