@@ -5,6 +5,7 @@ pub mod rate;
 pub mod tls;
 mod connection;
 mod http1;
+mod chatter;
 mod http2;
 pub mod server;
 pub mod routes;

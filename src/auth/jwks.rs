@@ -70,10 +70,10 @@ pub struct KeysUnavailable;
 pub enum NoClient {
     /// Nothing says which certificates to trust.
     #[error(
-        "there are no root certificates on this system to check the server of AUTH_JWKS_URL with: \
+        "there are no root certificates on this system to check the server of AUTH_JWKS_URL with ({0}): \
          install ca-certificates, or name a file of them in SSL_CERT_FILE"
     )]
-    NoRoots,
+    NoRoots(String),
 }
 
 /// Why a fetch failed.
@@ -308,15 +308,21 @@ fn client(url: &Uri) -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes
     let mut roots = RootCertStore::empty();
     let secure = url.scheme_str() == Some("https");
     if secure {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let found = rustls_native_certs::load_native_certs();
+        // Some systems carry a few that are too old to be read.
+        roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err(NoClient::NoRoots);
+            let reason = found
+                .errors
+                .first()
+                .map_or_else(|| "none was found".to_owned(), ToString::to_string);
+            return Err(NoClient::NoRoots(reason));
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|_| NoClient::NoRoots)?
+        .map_err(|error| NoClient::NoRoots(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls);

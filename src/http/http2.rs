@@ -18,10 +18,12 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::server::{Answer, HEAD_TIMEOUT, HYPER_BUFFER_BYTES, Visit};
+use super::chatter::Bounded;
+use super::server::{Answer, HEAD_TIMEOUT, HYPER_BUFFER_BYTES, LINGER, Visit, linger};
 use crate::transport::sse::Link;
 
 /// Streams that one connection may hold. A browser shares one connection among all tabs of an origin.
@@ -48,7 +50,25 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Serves one connection to its end.
 pub(super) async fn serve<S>(io: S, visit: Visit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut io = Bounded::new(io);
+    let under_way = converse(&mut io, &visit).await;
+    // A client answers to the last that it is told. Were the socket closed by then, it would be reset, and what still waits
+    // in it for the client be lost.
+    let farewell = Box::pin(async {
+        if io.shutdown().await.is_ok() {
+            linger(&mut io).await;
+        }
+    });
+    drop(timeout(LINGER, farewell).await);
+    drop(under_way);
+}
+
+/// Answers requests until the connection ends. What it gives back holds the process until the last was sent.
+async fn converse<S>(io: S, visit: &Visit) -> Option<TaskTrackerToken>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let flow = Arc::new(Flow::default());
     let begun = Begun::default();
@@ -90,6 +110,7 @@ where
     let ended = poll_fn(|context| {
         if !is_stopping && stopping.as_mut().poll(context).is_ready() {
             is_stopping = true;
+            under_way.get_or_insert_with(|| visit.served.streams.token());
             connection.as_mut().graceful_shutdown();
             if streams.is_empty() {
                 idle.as_mut().reset(Instant::now() + LAST_WORDS);
@@ -143,7 +164,7 @@ where
     if let Err(error) = ended {
         tracing::debug!(peer = %visit.link.peer, %error, "connection ended");
     }
-    drop(under_way);
+    under_way
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "it is small")]

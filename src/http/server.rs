@@ -51,9 +51,9 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the listener rests when the kernel has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long what a client still sends is read after its request was refused, and how much of it: a socket that is closed
-/// with bytes unread is reset, and the reset can overtake the answer.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long what a client still sends is read after the last that it was told, and how much of it: a socket that is closed
+/// with bytes unread is reset, and the reset can overtake what was told.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// Connections over a limit that are told so, at one time; more are closed without a word. They take of the descriptors
@@ -402,7 +402,7 @@ pub(super) async fn has_more(mut socket: impl AsyncRead + Unpin) -> bool {
     .await
 }
 
-/// Reads what a refused client still sends, so that it gets to read its answer.
+/// Reads what a client still sends, so that it gets to read what it was told last.
 pub(super) async fn linger(mut socket: impl AsyncRead + Unpin) {
     let reading = async {
         let mut buffer = [0; 4096];

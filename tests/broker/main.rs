@@ -31,3 +31,4 @@ mod auth;
 mod revoke;
 mod scale;
 mod tls;
+mod nginx;

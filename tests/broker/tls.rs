@@ -86,6 +86,40 @@ async fn a_broker_whose_certificate_is_not_believed_is_told_nothing_and_the_reas
 }
 
 #[tokio::test]
+async fn without_a_file_of_its_own_the_broker_is_believed_by_what_this_system_trusts() {
+    let authority = Authority::new();
+    let node = RabbitMq::private_with_tls(&authority, &["localhost"]).await;
+    let vhost = node.vhost();
+    let trusting = |authority: &Authority| {
+        Bridge::at(&vhost.tls_url("localhost", node.tls_port()))
+            .set("SSL_CERT_FILE", authority.file().display())
+    };
+    let bridge = trusting(&authority).start().await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    producer
+        .publish(Message::to("team.7.n", "\"over TLS\""))
+        .await;
+    assert_eq!(client.data(1).await, ["\"over TLS\""]);
+    let found = trusting(&authority).run(&["check"]).await;
+    assert_eq!(found.code, Some(0), "{}", found.output);
+
+    let found = trusting(&Authority::new()).run(&["check"]).await;
+    assert_eq!(found.code, Some(1), "{}", found.output);
+    assert!(found.output.contains("UnknownIssuer"), "{}", found.output);
+    let nobody = Bridge::at(&vhost.tls_url("localhost", node.tls_port()))
+        .set("SSL_CERT_FILE", "/missing/authorities.pem")
+        .run(&["serve"])
+        .await;
+    assert_eq!(nobody.code, Some(64), "{}", nobody.output);
+    assert!(
+        nobody.output.contains("/missing/authorities.pem"),
+        "{}",
+        nobody.output
+    );
+}
+
+#[tokio::test]
 async fn nothing_is_said_in_the_clear_to_who_answers_where_tls_was_asked_for() {
     let authority = Authority::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

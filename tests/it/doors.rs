@@ -8,13 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Bridge, Client, Raw, SOON, event, eventually, within};
+use crate::harness::{Bridge, Client, Raw, SOON, event, eventually, may_open_many_files, within};
 
 const PUBLISH: &str = r#"{"topic":"team.7.n","data":"smuggled"}"#;
 
@@ -70,6 +69,49 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         ),
         ("Host: x\r\nTransfer-Encoding: xchunked\r\n", &chunked, 400),
         ("Host: x\r\nTransfer-Encoding : chunked\r\n", &chunked, 400),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked, chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \t ChunKed\t \r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: chunked;q=1\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \"chunked\"\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: x\r\nTransfer-Encoding: \u{b}chunked\r\n",
+            &chunked,
+            400,
+        ),
+        ("Host: x\r\nTransfer-Encoding: chunked\0\r\n", &chunked, 400),
+        (
+            "Host: x\r\nTransfer-Encoding:\r\n chunked\r\n",
+            &chunked,
+            400,
+        ),
+        ("Host: x\r\nTransfer-Encoding\r\n", &chunked, 400),
+        ("Host: x\r\nTransfer-Encoding:\r\n", &chunked, 400),
         ("Host: x\r\n Transfer-Encoding: chunked\r\n", &chunked, 400),
         (
             "Host: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
@@ -133,6 +175,10 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         let answers = statuses(&bridge, request.as_bytes()).await;
         assert_eq!(answers, [status], "{line} {lines:?}");
     }
+    // HTTP/1.0 knows no chunks (RFC 9112 §6.1).
+    let old =
+        format!("POST /publish HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}{inner}");
+    assert_eq!(statuses(&bridge, old.as_bytes()).await, [400]);
     // Nothing of it got through.
     bridge.publish(&event("team.7.n", "honest")).await;
     assert_eq!(listener.data(1).await, ["\"honest\""]);
@@ -210,12 +256,7 @@ const BOUND: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_for_events() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    setrlimit(Resource::Nofile, raised).expect("as many files as may be");
+    may_open_many_files();
     let bridge = Bridge::dev().start().await;
     let began = Instant::now();
 

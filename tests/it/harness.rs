@@ -23,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -379,6 +379,16 @@ pub async fn until_checkpoint(
     };
     within("a checkpoint that pleases", SOON, reading).await;
     (events, checkpoints)
+}
+
+/// Raises the limit of open files, which bridges inherit, as far as it may be.
+pub fn may_open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("as many files as may be");
 }
 
 /// A TCP port of loopback that nothing listens on.

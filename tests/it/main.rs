@@ -23,6 +23,7 @@ mod requests;
 mod cross_origin;
 mod doors;
 mod tls;
+mod http2;
 mod publishing;
 mod auth;
 mod operations;

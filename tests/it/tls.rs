@@ -21,17 +21,19 @@ use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::{
-    Authority, Bridge, Event, EventStream, Identity, Item, Raw, SOON, Setup, eventually, within,
+    Authority, Bridge, Event, EventStream, Identity, Item, Raw, SOON, Setup, eventually,
+    may_open_many_files, within,
 };
 
-const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
+pub const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
 /// A bridge with a certificate for `localhost`.
-fn with(identity: &Identity) -> Setup {
+pub fn with(identity: &Identity) -> Setup {
     Bridge::dev()
         .set("HTTP_TLS_CERT_FILE", identity.certificate.display())
         .set("HTTP_TLS_KEY_FILE", identity.key.display())
@@ -41,23 +43,28 @@ async fn handshake(
     address: SocketAddr,
     config: Arc<rustls::ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let shaking = async {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
-        let name = ServerName::try_from("localhost").expect("a name");
-        TlsConnector::from(config).connect(name, socket).await
-    };
+    let socket = TcpStream::connect(address).await?;
+    handshake_over(socket, config).await
+}
+
+pub async fn handshake_over(
+    socket: TcpStream,
+    config: Arc<rustls::ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    socket.set_nodelay(true)?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let shaking = TlsConnector::from(config).connect(name, socket);
     within("a TLS handshake", SOON, shaking).await
 }
 
 /// One HTTP/2 connection.
-struct Http2 {
+pub struct Http2 {
     sender: SendRequest<Bytes>,
     ended: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
 /// One stream of events on it.
-struct Stream {
+pub struct Stream {
     headers: HeaderMap,
     body: RecvStream,
     parser: EventStream,
@@ -67,7 +74,7 @@ struct Stream {
 }
 
 impl Http2 {
-    async fn connect(address: SocketAddr, authority: &Authority) -> Self {
+    pub async fn connect(address: SocketAddr, authority: &Authority) -> Self {
         let stream = handshake(address, authority.client(&["h2"], BOTH)).await;
         let stream = stream.expect("a certificate that is trusted");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -105,7 +112,7 @@ impl Http2 {
         String::from_utf8(text).expect("UTF-8")
     }
 
-    async fn metric(&self, series: &str) -> f64 {
+    pub async fn metric(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await;
         let value = text
             .lines()
@@ -115,7 +122,7 @@ impl Http2 {
             .unwrap_or_else(|| panic!("no series {series} in:\n{text}"))
     }
 
-    async fn publish(&self, topic: &str, data: &str) {
+    pub async fn publish(&self, topic: &str, data: &str) {
         let mut request = Request::post("https://localhost/publish");
         request = request.header("content-type", "application/json");
         let body = json!({"topic": topic, "data": data}).to_string();
@@ -130,7 +137,7 @@ impl Http2 {
     }
 
     /// A stream that has its first checkpoint.
-    async fn stream(&self, query: &str, headers: &[(&str, &str)]) -> Stream {
+    pub async fn stream(&self, query: &str, headers: &[(&str, &str)]) -> Stream {
         let answer = self.request(&format!("/events?{query}"), headers).await;
         assert_eq!(answer.status(), 200, "{query}");
         let (head, body) = answer.into_parts();
@@ -172,7 +179,7 @@ impl Stream {
         Some(Ok(()))
     }
 
-    async fn event(&mut self) -> Event {
+    pub async fn event(&mut self) -> Event {
         loop {
             match self.items.pop_front() {
                 Some(Item::Event(event)) => return event,
@@ -435,18 +442,11 @@ async fn a_drain_says_goodbye_on_every_stream_and_ends_the_connection_in_good_or
     }
     for connection in [connection, idle] {
         let ended = within("the end of a connection", SOON, connection.ended).await;
-        // The bridge has closed when the client answers its GOAWAY, which is then a broken pipe: nothing waits for that.
-        let is_in_order = match &ended.expect("no panic") {
-            Ok(()) => true,
-            Err(error) => error.is_go_away() || error.get_io().is_some_and(is_broken_pipe),
-        };
-        assert!(is_in_order);
+        let ended = ended.expect("no panic");
+        let is_in_order = ended.as_ref().err().is_none_or(h2::Error::is_go_away);
+        assert!(is_in_order, "{ended:?}");
     }
     assert_eq!(bridge.wait_exit(Duration::from_secs(8)).await, Some(0));
-}
-
-fn is_broken_pipe(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::BrokenPipe
 }
 
 #[tokio::test]
@@ -602,6 +602,71 @@ async fn who_is_slow_before_its_request_is_whole_is_let_go_and_a_byte_now_and_th
     for (which, end) in ends.iter().enumerate() {
         let seconds = end.as_secs_f64();
         assert!((8.0..30.0).contains(&seconds), "{which}: {seconds}");
+    }
+}
+
+/// Who begin a TLS handshake and do not end it.
+const STALLED: usize = 2_000;
+
+/// What anything may take to an honest client meanwhile, on a machine that does other things too.
+const BOUND: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_who_never_end_their_handshake_are_let_go_and_nobody_else_notices() {
+    may_open_many_files();
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .start_listening()
+        .await;
+    let honest = Http2::connect(bridge.public, &authority).await;
+    let mut events = honest.stream("team_id=7", &[]).await;
+    let memory = "process_resident_memory_bytes";
+    let before = honest.metric(memory).await;
+    let hello = {
+        let config = authority.client(&["h2"], BOTH);
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut session = rustls::ClientConnection::new(config, name).unwrap();
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        hello
+    };
+    // A third each: silent, half a hello, and a whole one whose answer is never answered.
+    let kinds = [&[][..], &hello[..hello.len() / 2], &hello];
+    let mut attackers = JoinSet::new();
+    for number in 0..STALLED {
+        let (address, first) = (bridge.public, kinds[number % kinds.len()].to_vec());
+        attackers.spawn(async move {
+            let mut socket = TcpStream::connect(address).await.expect("it listens");
+            socket.write_all(&first).await.expect("it reads");
+            let began = Instant::now();
+            let mut buffer = [0; 4096];
+            let end =
+                async { while matches!(socket.read(&mut buffer).await, Ok(read) if read > 0) {} };
+            within("the end of a handshake", Duration::from_secs(60), end).await;
+            began.elapsed()
+        });
+    }
+    let sockets = "sse_bridge_sockets";
+    eventually("they are all there", SOON, async || {
+        let all = STALLED as f64 + 1.0;
+        (honest.metric(sockets).await >= all).then_some(())
+    })
+    .await;
+    let grown = honest.metric(memory).await - before;
+    let each = grown / STALLED as f64;
+    assert!(each < 64.0 * 1024.0, "{each} bytes each");
+    while !attackers.is_empty() {
+        let began = Instant::now();
+        honest.publish("team.7.n", "on").await;
+        assert_eq!(events.event().await.data, "\"on\"");
+        let another = Http2::connect(bridge.public, &authority).await;
+        another.stream("team_id=7", &[]).await;
+        let took = began.elapsed();
+        assert!(took < BOUND, "an event and a newcomer took {took:?}");
+        while let Some(ended) = attackers.try_join_next() {
+            let seconds = ended.expect("it ends").as_secs_f64();
+            assert!((8.0..30.0).contains(&seconds), "{seconds}");
+        }
     }
 }
 

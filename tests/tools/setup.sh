@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need besides Rust: RabbitMQ, promtool, curl, and a Python with pika and aio-pika for producers
+# Installs what the tests need besides Rust: RabbitMQ, promtool, nginx, curl, and a Python with pika and aio-pika for producers
 # and PyJWT for an issuer that share no code with the bridge. Does nothing, quickly, when all of it is there. Nothing that it installs is started.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -10,6 +10,7 @@ need() { # <test> <package of Debian or Ubuntu>
 }
 need 'test -x /usr/lib/rabbitmq/bin/rabbitmq-server' rabbitmq-server
 need 'command -v promtool' prometheus
+need 'test -x /usr/sbin/nginx' nginx
 need 'command -v curl' curl
 need 'command -v make' make
 need 'command -v cc' gcc
@@ -22,7 +23,7 @@ if [ -n "$missing" ]; then
     fi
     as_root=""
     [ "$(id -u)" -eq 0 ] || as_root=sudo
-    # RabbitMQ and Prometheus would be started by their installation; the tests bring their own.
+    # RabbitMQ, Prometheus and nginx would be started by their installation; the tests bring their own.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap '$as_root rm -f "$policy"' EXIT

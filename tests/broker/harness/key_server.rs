@@ -1,14 +1,20 @@
 //! A server of keys (RFC 7517): on loopback, one answer for all, and a memory of what it was asked.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
+
+use super::authority::Identity;
 
 /// A server that answers every request with the same, until that is changed.
 pub struct KeyServer {
+    scheme: &'static str,
     address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
@@ -21,25 +27,53 @@ struct State {
 
 impl KeyServer {
     pub fn start(answer: String) -> Self {
+        Self::serve("http", answer, |mut socket, state| {
+            take(&mut socket, state);
+        })
+    }
+
+    /// Over TLS, with that certificate.
+    pub fn start_over_tls(answer: String, identity: &Identity) -> Self {
+        let certificate = CertificateDer::from_pem_file(&identity.certificate);
+        let key = PrivateKeyDer::from_pem_file(&identity.key).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.expect("a certificate")], key)
+            .expect("a key that fits");
+        let config = Arc::new(config);
+        Self::serve("https", answer, move |mut socket, state| {
+            let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session");
+            take(&mut Stream::new(&mut session, &mut socket), state);
+            session.send_close_notify();
+            // Whoever has read enough may have closed.
+            let _ = session.write_tls(&mut socket);
+        })
+    }
+
+    fn serve(
+        scheme: &'static str,
+        answer: String,
+        each: impl Fn(TcpStream, &Mutex<State>) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let requests = Vec::new();
         let state = Arc::new(Mutex::new(State { answer, requests }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
-            for mut socket in listener.incoming().map_while(Result::ok) {
+            for socket in listener.incoming().map_while(Result::ok) {
                 let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
-                let mut request = [0; 4096];
-                let length = socket.read(&mut request).unwrap_or(0);
-                let request = String::from_utf8_lossy(&request[..length]).into_owned();
-                let mut state = shared.lock().expect("nobody panics with it");
-                let line = request.lines().next().unwrap_or_default();
-                state.requests.push(line.to_owned());
-                // Whoever has read enough may have closed.
-                let _ = socket.write_all(state.answer.as_bytes());
+                each(socket, &shared);
             }
         });
-        Self { address, state }
+        Self {
+            scheme,
+            address,
+            state,
+        }
     }
 
     /// From now on it answers this.
@@ -53,8 +87,23 @@ impl KeyServer {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/jwks", self.address)
+        format!("{}://{}/jwks", self.scheme, self.address)
     }
+}
+
+/// Reads a request, and answers it.
+fn take(socket: &mut (impl Read + Write), state: &Mutex<State>) {
+    let mut request = [0; 4096];
+    let length = socket.read(&mut request).unwrap_or(0);
+    if length == 0 {
+        return;
+    }
+    let request = String::from_utf8_lossy(&request[..length]).into_owned();
+    let mut state = state.lock().expect("nobody panics with it");
+    let line = request.lines().next().unwrap_or_default();
+    state.requests.push(line.to_owned());
+    // Whoever has read enough may have closed.
+    let _ = socket.write_all(state.answer.as_bytes());
 }
 
 /// The answer of a server that has these keys.

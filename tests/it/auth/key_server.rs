@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::minting::{by_any_key, claims, key_path, private_pem, sign_with};
 use super::refused::stream_head;
-use crate::harness::{Bridge, KeyServer, Setup, http_answer, jwks};
+use crate::harness::{Authority, Bridge, KeyServer, Setup, free_port, http_answer, jwks};
 use crate::requests::detail;
 
 /// A bridge that takes its keys from there.
@@ -243,4 +243,69 @@ async fn until_the_key_server_was_reached_nobody_can_be_judged_and_then_everybod
             .output()
             .contains(private_pem("p256").lines().nth(1).unwrap())
     );
+}
+
+#[tokio::test]
+async fn over_https_keys_come_from_a_server_whose_certificate_this_system_trusts_and_from_no_other()
+{
+    let authority = Authority::new();
+    let keys = || jwks(&[jwk("p256", "one")]);
+    let here = authority.sign("server", &["127.0.0.1"], 2090);
+    let good = bearer("p256", Algorithm::ES256, Some("one"));
+    let server = KeyServer::start_over_tls(keys(), &here);
+    let bridge = by(&server)
+        .set("SSL_CERT_FILE", authority.file().display())
+        .start_serve()
+        .await;
+    stream_head(&bridge, &good).await;
+    assert_eq!(server.requests(), ["GET /jwks HTTP/1.1"]);
+
+    let elsewhere = authority.sign("elsewhere", &["keys.example"], 2090);
+    let expired = authority.sign("expired", &["127.0.0.1"], 2020);
+    let stranger = Authority::new();
+    let by_stranger = stranger.sign("server", &["127.0.0.1"], 2090);
+    for (identity, says) in [
+        (by_stranger, "UnknownIssuer"),
+        (elsewhere, "not valid for name"),
+        (expired, "expired"),
+    ] {
+        let server = KeyServer::start_over_tls(keys(), &identity);
+        let bridge = by(&server)
+            .set("SSL_CERT_FILE", authority.file().display())
+            .start_serve()
+            .await;
+        let line = bridge.log_line("cannot fetch keys").await;
+        assert_eq!(line["level"], "ERROR", "{line}");
+        let error = line["fields"]["error"].as_str().unwrap();
+        assert!(error.contains(says), "{says}: {error}");
+        let said = refusal(&bridge, &good, 503).await;
+        assert!(said.contains("key server"), "{said}");
+        // It was asked nothing, though it was tried again.
+        assert_eq!(server.requests(), Vec::<String>::new(), "{says}");
+    }
+
+    // Nor is anything asked in the clear of who answers where TLS was asked for.
+    let plain = KeyServer::start(keys());
+    let url = plain.url().replace("http://", "https://");
+    let bridge = by_any_key()
+        .set("AUTH_JWKS_URL", url)
+        .set("SSL_CERT_FILE", authority.file().display())
+        .start_serve()
+        .await;
+    refusal(&bridge, &good, 503).await;
+    assert!(plain.requests().iter().all(|line| !line.contains("GET")));
+}
+
+#[tokio::test]
+async fn where_nothing_says_which_certificates_to_trust_it_does_not_start() {
+    let finished = by_any_key()
+        .set("AUTH_JWKS_URL", "https://keys.example/jwks")
+        .set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
+        .set("SSL_CERT_FILE", "/missing/authorities.pem")
+        .run(&["serve"], "")
+        .await;
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    for said in ["AUTH_JWKS_URL", "/missing/authorities.pem", "SSL_CERT_FILE"] {
+        assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    }
 }
