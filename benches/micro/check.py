@@ -21,6 +21,7 @@ from --threshold on (5 %), and only where that is more than 5 ns. Allocations ar
 """
 
 import argparse
+import filecmp
 import functools
 import json
 import math
@@ -208,7 +209,8 @@ def alternate(binaries, rounds, arguments):
 
 
 def build(revision):
-    """Builds the benchmarks of the revision and of this tree, with one folder for what both are made of."""
+    """Builds the benchmarks of the revision and of this tree, each in a folder of its own: cargo does not tell two trees of
+    one package apart by where they are, and would take the binary of the one for that of the other."""
     git = ["git", "-C", ROOT]
     commit = subprocess.run(
         [*git, "rev-parse", "--verify", f"{revision}^{{commit}}"], stdout=subprocess.PIPE, text=True, check=True
@@ -223,7 +225,7 @@ def build(revision):
         sys.exit(f"{revision} has no micro-benchmarks yet")
     for name, folder in zip(BUILDS, (tree, ROOT)):
         command = ["cargo", "bench", "--locked", "--bench", "micro", "--no-run", "--message-format", "json"]
-        environment = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target")}
+        environment = {**os.environ, "CARGO_TARGET_DIR": str(folder / "target")}
         done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         # The binary of the bridge is built beside it.
         built = [
@@ -273,6 +275,8 @@ def main():
     findings = compare(gathered["base"], gathered["here"])
     threshold = options.threshold / 100
     print(f"base: {(FOLDER / 'revision').read_text().strip()}; {options.rounds} runs of each build")
+    if filecmp.cmp(binaries["base"], binaries["here"], shallow=False):
+        print("both builds are the same, byte by byte: all that follows is noise")
     report(findings, threshold)
     for name in gathered["here"]:
         if name not in gathered["base"]:
