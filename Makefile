@@ -1,16 +1,18 @@
-.PHONY: help setup test quick soak lint
+.PHONY: help setup test quick soak lint bench-micro bench-check
 
 help: ## What there is
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## Install what the tests need (RabbitMQ, promtool, nginx, Python producers); quick when all is there
 	@tests/tools/setup.sh
 
 test: setup ## All tests: unit, integration, against a real RabbitMQ, documentation
 	cargo test --locked --no-fail-fast
+	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
 
 quick: ## The inner loop: what needs no broker
 	cargo test --locked --lib --bins --test it
+	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
 
 soak: setup ## A random mix of faults, SOAK_MINUTES=30 long; SOAK_SEED=... begins with one that was printed
 	SOAK_MINUTES="$${SOAK_MINUTES:-30}" cargo test --locked --test broker -- --exact --nocapture \
@@ -19,3 +21,9 @@ soak: setup ## A random mix of faults, SOAK_MINUTES=30 long; SOAK_SEED=... begin
 lint: ## Formatting and clippy, as CI sees them
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+
+bench-micro: ## What an event costs at each step of its way, in time and allocations; FILTER=fan_out runs a part
+	cargo bench --locked --bench micro -- $(FILTER)
+
+bench-check: ## What became slower since BASE=<revision>: both builds, run alternately; fails beyond noise and 5 %
+	@python3 -B benches/micro/check.py "$${BASE:?names the revision to compare with}" $(if $(FILTER),--filter $(FILTER))

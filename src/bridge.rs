@@ -166,22 +166,18 @@ impl Intake for Bridge {
     reason = "seconds since 1970 are far below 2^52"
 )]
 fn lag(message: &Message) -> Option<f64> {
+    let published = message.timestamp? as f64;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Some((now.as_secs_f64() - message.timestamp? as f64).max(0.0))
+    Some((now.as_secs_f64() - published).max(0.0))
 }
 
 /// Whether its `expiration` (AMQP 0-9-1 §1.8, RabbitMQ: milliseconds as text) has passed since its `timestamp`. Queues
 /// let such messages go by themselves; streams do not know them. Without a timestamp nobody can say.
 fn is_expired(message: &Message) -> bool {
-    let expiration = message
-        .expiration
-        .as_ref()
-        .and_then(|text| text.parse::<u64>().ok());
-    match (lag(message), expiration) {
-        // A timestamp is in whole seconds: one more, so that nothing expires early.
-        (Some(lag), Some(milliseconds)) => {
-            lag > std::time::Duration::from_millis(milliseconds).as_secs_f64() + 1.0
-        }
-        _ => false,
-    }
+    let Some(Ok(milliseconds)) = message.expiration.as_ref().map(|text| text.parse()) else {
+        return false;
+    };
+    // A timestamp is in whole seconds: one more, so that nothing expires early.
+    let allowed = std::time::Duration::from_millis(milliseconds).as_secs_f64() + 1.0;
+    lag(message).is_some_and(|lag| lag > allowed)
 }

@@ -6,6 +6,7 @@
 //! that has confirmed it; behind it acks wait, deliveries go on until the prefetch is used up. On a stream that is
 //! the duty of one replica (see [`Keeper`]); the others acknowledge poison and let it pass.
 
+mod alarm;
 mod delivery;
 
 use std::future::pending;

@@ -53,10 +53,10 @@ pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
 impl Origin {
     fn message(&self, redelivered: bool) -> Message {
         let properties = &self.properties;
-        let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+        let text = |value: &Option<ShortString>| Some(value.as_ref()?.as_str().to_owned());
         Message {
             position: self.position,
-            routing_key: self.routing_key.to_string(),
+            routing_key: self.routing_key.as_str().to_owned(),
             headers: headers(properties),
             kind: text(properties.kind()),
             message_id: text(properties.message_id()),
@@ -119,7 +119,7 @@ fn headers(properties: &BasicProperties) -> Vec<(String, HeaderValue)> {
     table
         .into_iter()
         .filter(|(name, _)| !own(name))
-        .map(|(name, value)| (name.to_string(), header(value)))
+        .map(|(name, value)| (name.as_str().to_owned(), header(value)))
         .collect()
 }
 
@@ -129,7 +129,7 @@ fn header(value: &AMQPValue) -> HeaderValue {
             Ok(text) => return HeaderValue::Text(text.to_owned()),
             Err(_) => "bytes",
         },
-        AMQPValue::ShortString(text) => return HeaderValue::Text(text.to_string()),
+        AMQPValue::ShortString(text) => return HeaderValue::Text(text.as_str().to_owned()),
         AMQPValue::ShortShortInt(number) => return HeaderValue::Integer((*number).into()),
         AMQPValue::ShortShortUInt(number) => return HeaderValue::Integer((*number).into()),
         AMQPValue::ShortInt(number) => return HeaderValue::Integer((*number).into()),

@@ -1,8 +1,9 @@
 //! Which messages were seen before, by their `message_id`: producers publish again what they had no confirm for, and
 //! queues deliver again what was not acknowledged.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ const MAX_AGE: Duration = Duration::from_secs(10 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Duplicates {
     hasher: RandomState,
-    seen: HashMap<u64, Seen>,
+    seen: HashMap<u64, Seen, BuildHasherDefault<AsItIs>>,
     /// In the order they came, with when.
     order: VecDeque<(Instant, u64)>,
     reach: Option<u64>,
@@ -34,6 +35,26 @@ struct Seen {
     at: Instant,
     timestamp: Option<u64>,
     position: Option<Position>,
+}
+
+/// What is a keyed hash already needs no other.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Duplicates {
@@ -61,8 +82,10 @@ impl Duplicates {
             && (self.order.len() >= MAX_IDS || now.duration_since(*at) > MAX_AGE)
         {
             // One that was seen again later stays.
-            if self.seen.get(oldest).is_some_and(|seen| seen.at == *at) {
-                self.seen.remove(oldest);
+            if let Entry::Occupied(entry) = self.seen.entry(*oldest)
+                && entry.get().at == *at
+            {
+                entry.remove();
             }
             self.order.pop_front();
         }

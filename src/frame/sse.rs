@@ -4,8 +4,6 @@
 //! client knows, ids and names have none by their types. One space stands after every colon, so that a client takes
 //! away exactly that one and data may begin with its own.
 
-use std::io::Write;
-
 use bytes::Bytes;
 
 use super::block::Block;
@@ -89,8 +87,7 @@ const EVENT: &[u8] = b"event: ";
 const DATA: &[u8] = b"data: ";
 
 fn put_id(block: &mut Vec<u8>, id: EventId) {
-    // Writing into memory does not fail.
-    drop(writeln!(block, "id: {id}"));
+    put_field(block, ID, id.text().as_bytes());
 }
 
 fn put_data(block: &mut Vec<u8>, data: &[u8]) {

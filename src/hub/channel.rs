@@ -28,11 +28,20 @@ pub(super) struct Channel {
 
 #[derive(Debug, Default)]
 struct Ring {
-    entries: VecDeque<(Position, Arc<Frame>)>,
+    entries: VecDeque<Entry>,
     /// The number of the oldest entry.
     start: u64,
     /// The position of the newest entry that was let go.
     evicted: Option<Position>,
+}
+
+/// An event in the ring.
+#[derive(Debug)]
+struct Entry {
+    position: Position,
+    /// That of its record in the history.
+    ordinal: u64,
+    frame: Arc<Frame>,
 }
 
 /// Where a reader is in a channel: the number of the event it takes next.
@@ -72,24 +81,28 @@ impl Channel {
         &self.audience
     }
 
-    /// Adds the newest event. The writer's.
-    pub(super) fn push(&self, frame: Arc<Frame>) {
+    /// Adds the newest event, whose record has this ordinal in the history. The writer's.
+    pub(super) fn push(&self, frame: Arc<Frame>, ordinal: u64) {
         let mut ring = self.write();
-        ring.entries.push_back((frame.id().position, frame));
+        ring.entries.push_back(Entry {
+            position: frame.id().position,
+            ordinal,
+            frame,
+        });
         self.end
             .store(ring.start + ring.entries.len() as u64, Ordering::Release);
     }
 
-    /// Lets the oldest event go and returns it. The writer's.
-    pub(super) fn pop(&self) -> Option<Arc<Frame>> {
+    /// Lets the oldest event go and returns it, with the ordinal of its record in the history. The writer's.
+    pub(super) fn pop(&self) -> Option<(u64, Arc<Frame>)> {
         let mut ring = self.write();
-        let (position, frame) = ring.entries.pop_front()?;
+        let oldest = ring.entries.pop_front()?;
         ring.start += 1;
-        ring.evicted = Some(position);
+        ring.evicted = Some(oldest.position);
         if ring.entries.is_empty() {
             ring.entries.shrink_to_fit();
         }
-        Some(frame)
+        Some((oldest.ordinal, oldest.frame))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -139,7 +152,7 @@ impl Cursor {
         let ring = channel.read();
         let skipped = ring
             .entries
-            .partition_point(|(at, _)| position.is_some_and(|position| *at <= position));
+            .partition_point(|entry| position.is_some_and(|position| entry.position <= position));
         let next = ring.start + skipped as u64;
         // `None` is before every position, on both sides.
         let lost = ring.evicted > position;
@@ -185,7 +198,7 @@ impl Cursor {
             return Head::Passed(missed);
         }
         ring.at(self.next)
-            .map_or(Head::Empty, |(position, _)| Head::At(*position))
+            .map_or(Head::Empty, |entry| Head::At(entry.position))
     }
 
     /// Takes events below `bound`, in order, for as long as `visit` wants more. Stops short where the ring has passed
@@ -197,18 +210,18 @@ impl Cursor {
     ) -> ControlFlow<()> {
         let ring = self.channel.read();
         while self.next >= ring.start
-            && let Some((position, frame)) = ring.at(self.next)
-            && *position < bound
+            && let Some(entry) = ring.at(self.next)
+            && entry.position < bound
         {
             self.next += 1;
-            visit(frame)?;
+            visit(&entry.frame)?;
         }
         ControlFlow::Continue(())
     }
 }
 
 impl Ring {
-    fn at(&self, number: u64) -> Option<&(Position, Arc<Frame>)> {
+    fn at(&self, number: u64) -> Option<&Entry> {
         self.entries
             .get(usize::try_from(number.checked_sub(self.start)?).ok()?)
     }

@@ -152,8 +152,11 @@ impl History {
     }
 
     pub(super) fn get(&self, ordinal: u64) -> Option<&Slot> {
-        self.slots
-            .get(usize::try_from(ordinal.checked_sub(self.first)?).ok()?)
+        self.slots.get(self.index(ordinal)?)
+    }
+
+    fn index(&self, ordinal: u64) -> Option<usize> {
+        usize::try_from(ordinal.checked_sub(self.first)?).ok()
     }
 
     /// The place of the first record after `position`.
@@ -175,7 +178,7 @@ impl History {
     pub(super) fn push(&mut self, frame: Arc<Frame>, channel: &Arc<Channel>) {
         self.events += 1;
         self.event_bytes += cost(&frame);
-        channel.push(Arc::clone(&frame));
+        channel.push(Arc::clone(&frame), self.end().ordinal);
         let (id, accepted_at) = (frame.id(), frame.accepted_at());
         self.append(id, accepted_at, Content::Held(frame, Arc::clone(channel)));
         self.events_ever += 1;
@@ -314,14 +317,12 @@ impl History {
         };
         let channel = Arc::clone(channel);
         while exceeds(channel.len(), config.channel_capacity) {
-            let Some(frame) = channel.pop() else {
+            let Some((ordinal, frame)) = channel.pop() else {
                 return;
             };
             self.forget(&frame);
-            let ordinal = self
-                .slots
-                .binary_search_by_key(&frame.id().position, |slot| slot.id.position);
-            if let Some(slot) = ordinal.ok().and_then(|index| self.slots.get_mut(index)) {
+            let index = self.index(ordinal);
+            if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
                 slot.content = Content::Evicted(Arc::clone(&channel));
             }
         }

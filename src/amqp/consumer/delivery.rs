@@ -12,6 +12,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use tokio::time::{Instant, interval, sleep_until, timeout, timeout_at};
 use tokio_stream::StreamExt;
 
+use super::alarm::{Alarm, Lull};
 use super::{Consumer, End, Key, Run, Settled, Subscription, count};
 use crate::amqp::connection;
 use crate::amqp::dead_letter::{Gate, Outcome, Permit};
@@ -29,11 +30,6 @@ use crate::metrics::Metrics;
 
 /// How long settled deliveries may wait for the broker to be told.
 const FLUSH: Duration = Duration::from_millis(50);
-/// How long a stream may deliver nothing before it is asked whether that is all, so that a subscription that has died
-/// without a word is noticed.
-const LULL: Duration = Duration::from_secs(5);
-/// How often it is asked again while nothing comes.
-const LONG_LULL: Duration = Duration::from_secs(60);
 /// How often the broker is asked what is in the queue.
 const WATCH: Duration = Duration::from_secs(10);
 /// How long dead letters on their way may take at the end.
@@ -66,8 +62,8 @@ impl<I: Intake> Run<I> {
         let (config, metrics) = (Arc::clone(config), Arc::clone(metrics));
         let batch = usize::from(config.prefetch / 2).max(1);
         let mut watching = Box::pin(watch(connection, &config, &metrics));
-        let mut flush: Option<Instant> = None;
-        let mut lull = self.is_stream().then(|| Instant::now() + LULL);
+        let mut flush = Alarm::unset();
+        let mut lull = self.is_stream().then(Lull::begin);
         let mut sweep = Sweep::new(connection, &config);
         loop {
             if let Some(stretch) = self.ledger.stretch() {
@@ -79,9 +75,9 @@ impl<I: Intake> Run<I> {
                 () = &mut self.stopping => Step::Stop,
                 Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
                 Ok(()) = self.standing.changed() => Step::Standing,
-                () = until(flush) => Step::Flush,
+                () = flush.rings() => Step::Flush,
                 () = until(subscription.silence) => Step::Silence,
-                () = until(lull) => Step::Lull,
+                () = is_long(&mut lull) => Step::Lull,
                 never = &mut watching => match never {},
                 tag = &mut subscription.answer => Step::Acknowledged(tag),
                 delivery = subscription.deliveries.next() => Step::Delivery(delivery),
@@ -109,12 +105,11 @@ impl<I: Intake> Run<I> {
                 }
                 Step::Flush => self.acknowledge(subscription).await,
                 Step::Silence => self.silent(subscription),
-                Step::Lull => {
-                    lull = Some(Instant::now() + LONG_LULL);
-                    self.look_for_more(connection, subscription).await
-                }
+                Step::Lull => self.look_for_more(connection, subscription).await,
                 Step::Delivery(delivery) => {
-                    lull = lull.map(|_| Instant::now() + LULL);
+                    if let Some(lull) = &mut lull {
+                        lull.end();
+                    }
                     self.take_burst(delivery, subscription, batch)
                 }
             };
@@ -126,10 +121,11 @@ impl<I: Intake> Run<I> {
             {
                 return end;
             }
-            flush = match subscription.settlements.due() {
-                0 => None,
-                _ => flush.or_else(|| Some(Instant::now() + FLUSH)),
-            };
+            if subscription.settlements.due() == 0 {
+                flush.clear();
+            } else if !flush.is_set() {
+                flush.set(Instant::now() + FLUSH);
+            }
             metrics
                 .unacknowledged
                 .set(count(subscription.settlements.unacknowledged()));
@@ -515,6 +511,13 @@ async fn watch(connection: &Connection, config: &BrokerConfig, metrics: &Metrics
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot count what is in the queue"),
         }
+    }
+}
+
+async fn is_long(lull: &mut Option<Lull>) {
+    match lull {
+        Some(lull) => lull.is_long().await,
+        None => pending().await,
     }
 }
 
