@@ -15,8 +15,6 @@ use super::orders::{Answer, Connect, Connected, Order};
 use super::tally::Tally;
 use super::usage;
 
-/// How many begin to connect before the others are looked after again.
-const AT_ONCE: usize = 64;
 /// What marks standard input among the clients' numbers.
 const ORDERS: u64 = u64::MAX;
 
@@ -173,10 +171,7 @@ impl Crowd {
             }
         }
         if let Err(error) = outcome {
-            if self.tally.is_whole() {
-                eprintln!("client {number}: {error}");
-            }
-            self.tally.closed();
+            self.tally.ended(&error);
             self.ids_of_ended.insert(number, client.id().to_vec());
             self.clients[number] = None;
         }
@@ -186,7 +181,12 @@ impl Crowd {
     fn proceed(&mut self) {
         if let Some(connecting) = &mut self.connecting {
             let begun = self.clients.len();
-            for number in begun..connecting.order.clients.min(begun + AT_ONCE) {
+            for number in begun
+                ..connecting
+                    .order
+                    .clients
+                    .min(begun + connecting.order.at_once)
+            {
                 let id = connecting.ids.get(&number).map_or(&[][..], Vec::as_slice);
                 let client = Client::connect(number, &connecting.order, id).expect("a socket");
                 let data = EventData::new_u64(number as u64);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What the clients are to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Connect anew, all at once. Answered when all are served, or the time is over.
+    /// Connect anew. Answered when all are served, or the time is over.
     Connect(Connect),
     /// Forget what was counted. From now on events with this number and later ones count, and each is for so many clients.
     Count { first: u64, recipients: u32 },
@@ -19,6 +19,8 @@ pub enum Order {
 pub struct Connect {
     pub address: SocketAddr,
     pub clients: usize,
+    /// How many begin to connect before the others are looked after again.
+    pub at_once: usize,
     pub protocol: Protocol,
     /// Bring the last event id of the client that had this number before.
     pub resume: bool,
@@ -81,8 +83,9 @@ pub struct Report {
     pub out_of_order: u64,
     /// How often a client was told that it missed something.
     pub gaps: u64,
-    /// Connections that ended.
-    pub closed: u64,
+    /// Connections that ended, and why the first did.
+    pub ended: u64,
+    pub first_end: Option<String>,
     /// Event ids that came, with an event or as checkpoints.
     pub ids: u64,
     /// From publishing to the client's socket, by the kernel's clock.

@@ -1,5 +1,7 @@
 //! What has come to the clients, counted exactly: each event by how many it reached.
 
+use std::io;
+
 use super::latencies::Latencies;
 use super::orders::Report;
 use super::stamp::Stamp;
@@ -54,19 +56,16 @@ impl Tally {
         self.report.out_of_order += u64::from(stamp.number >= self.first);
     }
 
+    /// A connection ended.
+    pub fn ended(&mut self, why: &io::Error) {
+        self.report.ended += 1;
+        self.report.first_end.get_or_insert_with(|| why.to_string());
+    }
+
     /// Clients heard so many ids, and were told so many times that they missed something.
     pub fn heard(&mut self, ids: u64, gaps: u64) {
         self.report.ids += ids;
         self.report.gaps += gaps;
-    }
-
-    /// Whether no connection has ended yet.
-    pub fn is_whole(&self) -> bool {
-        self.report.closed == 0
-    }
-
-    pub fn closed(&mut self) {
-        self.report.closed += 1;
     }
 
     pub fn deliveries(&self) -> u64 {
@@ -130,12 +129,12 @@ mod tests {
         tally.delivered(stamp(0), 1_010);
         tally.delivered(stamp(1), 1_020);
         tally.out_of_order(stamp(0));
-        tally.closed();
+        tally.ended(&io::ErrorKind::UnexpectedEof.into());
         tally.heard(3, 1);
         let report = tally.report(7);
         assert_eq!((report.deliveries, report.out_of_order), (2, 1));
         assert_eq!(
-            (report.gaps, report.closed, report.ids, report.cpu_ns),
+            (report.gaps, report.ended, report.ids, report.cpu_ns),
             (1, 1, 3, 7)
         );
         assert_eq!(

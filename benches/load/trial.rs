@@ -117,7 +117,7 @@ impl Contestant {
         let expected = load.events * recipients;
         let report = self.clients.report(expected, PATIENCE).await;
         let cpu = Cpu::of(&self.server.pids).since(before);
-        if report.deliveries != expected || report.out_of_order + report.gaps + report.closed > 0 {
+        if report.deliveries != expected || report.out_of_order + report.gaps + report.ended > 0 {
             eprintln!(
                 "{}: {expected} deliveries were expected: {report:?}",
                 self.server.name
@@ -145,6 +145,7 @@ pub fn connect_order(server: &Server, clients: usize, slow_percent: usize) -> Co
     Connect {
         address: server.address,
         clients,
+        at_once: 64,
         protocol: server.protocol.clone(),
         resume: false,
         slow_percent,

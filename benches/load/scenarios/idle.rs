@@ -13,7 +13,7 @@ use crate::usage::{self, Cpu};
 
 const CLIENTS: usize = 15_000;
 /// How long memory must not have changed by more than a hundredth to count as settled, and how often it is looked at.
-const SETTLED: usize = 10;
+const SETTLED: usize = 15;
 const LOOK: Duration = Duration::from_secs(1);
 /// How many looks there are at most.
 const LOOKS: usize = 60;

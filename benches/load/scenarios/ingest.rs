@@ -12,7 +12,7 @@ use crate::publisher::{Amqp, Load, Pace, Turns};
 use crate::server;
 use crate::table::{Row, Target};
 
-const EVENTS: u64 = 200_000;
+const EVENTS: u64 = 100_000;
 const ROUNDS: usize = 3;
 /// The bridge's default.
 const PREFETCH: u16 = 512;

@@ -3,7 +3,7 @@
 
 use crate::harness::{RabbitMq, free_port};
 use crate::load_client::{LoadClient, Priority};
-use crate::orders::{Connect, Connected, Served};
+use crate::orders::{Connect, Connected, Protocol, Served};
 use crate::publisher::{Load, Pace};
 use crate::server::{self, Audience, Server};
 use crate::table::{Row, Target};
@@ -27,9 +27,8 @@ pub async fn storm() -> Vec<Row> {
     let mut clients = LoadClient::start(Priority::Normal);
     // So that there is an id to return with.
     server.publisher.publish(0, &ONE, clients.complete()).await;
-    let new = clients
-        .try_connect(connect_order(&server, CLIENTS, 0))
-        .await;
+    let order = at_once(&server, audience.protocol(Served::Id));
+    let new = clients.try_connect(order).await;
 
     drop(server);
     let mut publisher =
@@ -39,8 +38,7 @@ pub async fn storm() -> Vec<Row> {
     let server = Server::bridge_on(&vhost, &setup, &audience).await;
     let order = Connect {
         resume: true,
-        protocol: audience.protocol(Served::Event),
-        ..connect_order(&server, CLIENTS, 0)
+        ..at_once(&server, audience.protocol(Served::Event))
     };
     let returned = clients.try_connect(order).await;
     vec![
@@ -50,6 +48,15 @@ pub async fn storm() -> Vec<Row> {
             &returned,
         ),
     ]
+}
+
+/// No request is sent before the last of them has asked for its connection.
+fn at_once(server: &Server, protocol: Protocol) -> Connect {
+    Connect {
+        at_once: CLIENTS,
+        protocol,
+        ..connect_order(server, CLIENTS, 0)
+    }
 }
 
 fn row(figure: &str, connected: &Connected) -> Row {
