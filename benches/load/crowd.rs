@@ -205,6 +205,7 @@ impl Crowd {
                     |time: Duration| u64::try_from(time.as_nanos()).expect("a short time");
                 answer(&Answer::Connected(Connected {
                     served: connecting.served,
+                    first_end: self.tally.first_end(),
                     connecting_ns: nanoseconds(connecting.last - connecting.first),
                     serving_ns: nanoseconds(
                         connecting

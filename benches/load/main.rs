@@ -21,6 +21,8 @@
     reason = "the harness of the tests offers more"
 )]
 
+use std::process::ExitCode;
+
 mod harness;
 
 mod scenarios;
@@ -43,7 +45,7 @@ mod tally;
 mod latencies;
 mod stamp;
 
-fn main() {
+fn main() -> ExitCode {
     // `cargo bench` adds a flag of its own.
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -53,6 +55,7 @@ fn main() {
     match arguments[..] {
         [load_client::ROLE] => crowd::run(),
         [floor::ROLE, clients] => floor::run(clients),
-        _ => scenarios::run(&arguments),
+        _ => return scenarios::run(&arguments),
     }
+    ExitCode::SUCCESS
 }

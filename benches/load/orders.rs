@@ -68,6 +68,8 @@ pub enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Connected {
     pub served: usize,
+    /// Why the first connection ended that did.
+    pub first_end: Option<String>,
     /// From the first SYN to the last.
     pub connecting_ns: u64,
     /// From the last SYN to the last client that was served.

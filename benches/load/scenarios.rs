@@ -7,22 +7,29 @@ mod storm;
 mod ingest;
 mod growth;
 
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+
+use futures_util::FutureExt;
+
 use super::table::{self, Row};
 
 /// Those with targets, in the order of the table.
-const WITH_TARGETS: [&str; 8] = [
+const WITH_TARGETS: [&str; 10] = [
     "team-1000-paced",
     "team-1000-burst",
     "team-10000",
     "users-10000",
     "idle-memory",
     "connect-15000",
-    "ingest",
+    "ingest-stream",
+    "ingest-quorum",
+    "ingest-classic",
     "heartbeats",
 ];
 
-/// Runs the scenarios with these names, or all that have targets.
-pub fn run(names: &[&str]) {
+/// Runs the scenarios with these names, or all that have targets. One that fails does not take the others' results with it.
+pub fn run(names: &[&str]) -> ExitCode {
     let names = if names.is_empty() {
         &WITH_TARGETS
     } else {
@@ -33,14 +40,23 @@ pub fn run(names: &[&str]) {
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(async {
-        let mut rows = Vec::new();
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
         for name in names {
-            rows.extend(scenario(name).await);
+            println!("\n{name}");
+            match AssertUnwindSafe(scenario(name)).catch_unwind().await {
+                Ok(found) => rows.extend(found),
+                Err(_) => failed.push(*name),
+            }
         }
         if !rows.is_empty() {
             println!("\n{}", table::render(&rows));
         }
-    });
+        if failed.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        println!("failed, for the reasons above: {}", failed.join(", "));
+        ExitCode::FAILURE
+    })
 }
 
 async fn scenario(name: &str) -> Vec<Row> {
@@ -62,7 +78,9 @@ async fn scenario(name: &str) -> Vec<Row> {
         "users-10000" => users::users().await,
         "idle-memory" => idle::memory().await,
         "connect-15000" => storm::storm().await,
-        "ingest" => ingest::ingest().await,
+        "ingest-stream" => ingest::ingest("stream").await,
+        "ingest-quorum" => ingest::ingest("quorum").await,
+        "ingest-classic" => ingest::ingest("classic").await,
         "heartbeats" => idle::heartbeats().await,
         other => panic!("there is no scenario {other:?}: {WITH_TARGETS:?}"),
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 /// A line of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub scenario: &'static str,
+    pub scenario: String,
     pub figure: String,
     pub measured: String,
     /// What it is compared with, and what that was.
@@ -49,7 +49,7 @@ pub fn render(rows: &[Row]) -> String {
             None => String::new(),
         };
         [
-            row.scenario.to_owned(),
+            row.scenario.clone(),
             row.figure.clone(),
             row.measured.clone(),
             row.against.clone(),

@@ -68,6 +68,10 @@ impl Tally {
         self.report.gaps += gaps;
     }
 
+    pub fn first_end(&self) -> Option<String> {
+        self.report.first_end.clone()
+    }
+
     pub fn deliveries(&self) -> u64 {
         self.report.deliveries
     }

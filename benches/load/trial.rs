@@ -74,28 +74,35 @@ impl Trial {
 }
 
 impl Contestant {
-    /// Connects so many clients to a server.
-    pub async fn new(server: Server, clients: usize) -> Self {
-        Self::with_slow_clients(server, clients, 0).await
-    }
-
-    /// As [`Contestant::new`]; so many of a hundred clients read nothing.
-    pub async fn with_slow_clients(server: Server, clients: usize, slow_percent: usize) -> Self {
+    /// Connects so many clients to a server, of a hundred of whom so many read nothing once they are served.
+    ///
+    /// # Errors
+    /// When the server does not serve all of them in time.
+    pub async fn new(server: Server, clients: usize, slow_percent: usize) -> Result<Self, String> {
         let mut crowd = LoadClient::start(Priority::Idle);
-        let order = connect_order(&server, clients, slow_percent);
         let before = resident_bytes(&server.pids);
-        crowd.connect(order).await;
+        let connected = crowd
+            .try_connect(connect_order(&server, clients, slow_percent))
+            .await;
+        if connected.served < clients {
+            return Err(format!(
+                "{}: only {} of {clients} clients were served within {CONNECTING:?}; {}",
+                server.name,
+                connected.served,
+                connected.first_end.as_deref().unwrap_or("none ended")
+            ));
+        }
         let memory = resident_bytes(&server.pids).saturating_sub(before);
         let slow = (0..clients)
             .filter(|number| number % 100 < slow_percent)
             .count();
-        Self {
+        Ok(Self {
             server,
             clients: crowd,
             memory_per_client: memory as f64 / clients as f64,
             readers: (clients - slow) as u64,
             next: 0,
-        }
+        })
     }
 
     /// One measurement, of events each of which is for so many of the clients that read.

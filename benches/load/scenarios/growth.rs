@@ -123,8 +123,8 @@ impl Growth {
         let (mut cpu, mut p99) = (Vec::new(), Vec::new());
         for point in &self.points {
             let server = Server::bridge(&point.audience).await;
-            let mut contestant =
-                Contestant::with_slow_clients(server, point.clients, point.slow_percent).await;
+            let contestant = Contestant::new(server, point.clients, point.slow_percent).await;
+            let mut contestant = contestant.expect("all are served");
             let warm_up = Load {
                 events: point.load.events.div_ceil(4),
                 ..point.load

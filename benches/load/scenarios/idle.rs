@@ -39,7 +39,7 @@ pub async fn memory() -> Vec<Row> {
     let after = of_each(settled(&server).await, before);
     let kernel = of_each(usage::kernel_bytes(), kernel_before);
     let row = |figure: &str, kibibytes: f64, against: &str| Row {
-        scenario: "idle-memory",
+        scenario: "idle-memory".to_owned(),
         figure: figure.to_owned(),
         measured: format!("{kibibytes:.2} KiB"),
         against: against.to_owned(),
@@ -101,7 +101,7 @@ pub async fn heartbeats() -> Vec<Row> {
     );
     let share = cpu.total.as_secs_f64() / HEARTBEATS.as_secs_f64() * 100.0;
     vec![Row {
-        scenario: "heartbeats",
+        scenario: "heartbeats".to_owned(),
         figure: format!(
             "CPU, {} heartbeats in {} s",
             report.ids,

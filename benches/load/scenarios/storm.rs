@@ -63,7 +63,7 @@ fn row(figure: &str, connected: &Connected) -> Row {
     let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
     let served = seconds(connected.serving_ns);
     Row {
-        scenario: "connect-15000",
+        scenario: "connect-15000".to_owned(),
         figure: figure.to_owned(),
         measured: format!("{served:.2} s, {} of {CLIENTS} served", connected.served),
         against: format!("the SYNs took {:.2} s", seconds(connected.connecting_ns)),

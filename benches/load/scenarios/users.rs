@@ -18,13 +18,17 @@ pub async fn users() -> Vec<Row> {
     let mut contestants = Vec::new();
     for clients in [MANY, FEW] {
         let server = Server::bridge(&Audience::users(clients)).await;
-        contestants.push(Contestant::new(server, clients).await);
+        contestants.push(
+            Contestant::new(server, clients, 0)
+                .await
+                .expect("all are served"),
+        );
     }
     let trials = in_turns(&mut contestants, &load, Recipients::One, 3).await;
     let [many, few] =
         [&trials[0], &trials[1]].map(|trials| median(trials, Trial::cpu_per_delivery));
     vec![Row {
-        scenario: "users-10000",
+        scenario: "users-10000".to_owned(),
         figure: "CPU per addressed event, 5,000 events/s".to_owned(),
         measured: format!("{many:.2} us"),
         against: format!("with {FEW} clients {few:.2} us"),

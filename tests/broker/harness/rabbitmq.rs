@@ -98,7 +98,8 @@ impl RabbitMq {
         let door = Door {
             port,
             configuration: format!(
-                "stomp.listeners.tcp = none\nweb_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {port}\n"
+                "stomp.listeners.tcp = none\nweb_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {port}\n\
+                 web_stomp.ws_opts.idle_timeout = 3600000\n"
             ),
             plugins: "[rabbitmq_web_stomp].",
         };
