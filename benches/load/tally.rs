@@ -94,6 +94,8 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::Tally;
     use crate::stamp::Stamp;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load_client::{LoadClient, Priority};
 use super::orders::{Connect, Report};
-use super::publisher::Load;
+use super::publisher::{Load, Pace};
 use super::server::Server;
 use super::stamp;
 use super::usage::{Cpu, resident_bytes};
@@ -22,6 +22,8 @@ pub struct Contestant {
     pub server: Server,
     /// What the server's memory grew by when they connected, in bytes for each.
     pub memory_per_client: f64,
+    /// As fast as it goes, it gets one of so many events: some would take minutes over what others do in seconds.
+    pub one_of: u64,
     /// How many of them take part: those that read.
     readers: u64,
     /// The number of the next event.
@@ -100,6 +102,7 @@ impl Contestant {
             server,
             clients: crowd,
             memory_per_client: memory as f64 / clients as f64,
+            one_of: 1,
             readers: (clients - slow) as u64,
             next: 0,
         })
@@ -170,12 +173,16 @@ pub async fn in_turns(
     let mut trials = vec![Vec::new(); contestants.len()];
     for round in 0..=rounds {
         for (contestant, trials) in contestants.iter_mut().zip(&mut trials) {
-            let first = Load {
-                events: load.events.div_ceil(5),
-                ..*load
+            let one_of = match load.pace {
+                Pace::Window(_) => contestant.one_of,
+                Pace::PerSecond(_) => 1,
+            };
+            let events = match round {
+                0 => load.events / one_of / 5,
+                _ => load.events / one_of,
             };
             let trial = contestant
-                .trial(if round == 0 { &first } else { load }, recipients)
+                .trial(&Load { events, ..*load }, recipients)
                 .await;
             println!(
                 "{}{}: {:.2} us a delivery, {:.0}/s, p99 {:.2} ms",

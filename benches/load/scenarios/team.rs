@@ -88,7 +88,11 @@ async fn measure(team: &Team, all: &[Who], rounds: usize) -> Vec<Found> {
     let (mut present, mut contestants) = (Vec::new(), Vec::new());
     for who in all {
         match who.start(team).await {
-            Ok(contestant) => {
+            Ok(mut contestant) => {
+                contestant.one_of = match who {
+                    Who::FastApi | Who::WebStomp => 10,
+                    Who::Bridge | Who::Floor | Who::Nchan(_) => 1,
+                };
                 present.push(*who);
                 contestants.push(contestant);
             }

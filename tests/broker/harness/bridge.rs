@@ -34,6 +34,7 @@ impl Setup {
     }
 
     /// Another build of the bridge.
+    #[allow(dead_code, reason = "the benchmarks use it")]
     #[must_use]
     pub fn program(mut self, program: &Path) -> Self {
         program.clone_into(&mut self.program);

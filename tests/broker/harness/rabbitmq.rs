@@ -93,6 +93,7 @@ impl RabbitMq {
     }
 
     /// As [`RabbitMq::private`], with STOMP over WebSockets too.
+    #[allow(dead_code, reason = "the benchmarks use it")]
     pub async fn private_with_web_stomp() -> Self {
         let port = run::free_port();
         let door = Door {
@@ -139,6 +140,7 @@ impl RabbitMq {
         door.expect("a node with a second door").port
     }
 
+    #[allow(dead_code, reason = "the benchmarks use it")]
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the node is running").id()
     }
