@@ -101,24 +101,18 @@ async fn measure(team: &Team, all: &[Who], rounds: usize) -> Vec<Found> {
     }
     let trials = in_turns(&mut contestants, &team.load, Recipients::All, rounds).await;
     let found = present.iter().zip(&contestants).zip(trials);
-    let found: Vec<Found> = found
+    found
         .map(|((who, contestant), trials)| Found {
             who: *who,
             name: contestant.server.name.clone(),
             memory_per_client: contestant.memory_per_client,
             trials,
         })
-        .collect();
-    println!(
-        "\n{}, medians of {rounds}:\n{}",
-        team.scenario,
-        details(&found)
-    );
-    found
+        .collect()
 }
 
-/// Everything that was found, a line for each.
-fn details(found: &[Found]) -> String {
+/// Prints everything that was found, a line for each.
+fn print(team: &Team, found: &[Found]) {
     let head = [
         "server",
         "CPU/delivery",
@@ -149,7 +143,7 @@ fn details(found: &[Found]) -> String {
             format!("{:.1} KiB", each.memory_per_client / 1024.0),
         ]);
     }
-    table::aligned(&lines)
+    println!("\n{}:\n{}", team.scenario, table::aligned(&lines));
 }
 
 /// How often each is measured.
@@ -166,6 +160,7 @@ fn of_the_targets() -> Vec<Who> {
 
 pub async fn paced() -> Vec<Row> {
     let found = measure(&PACED, &of_the_targets(), ROUNDS).await;
+    print(&PACED, &found);
     vec![
         cpu_against_floor(&PACED, &found),
         against_nchan(
@@ -181,6 +176,7 @@ pub async fn paced() -> Vec<Row> {
 
 pub async fn burst() -> Vec<Row> {
     let found = measure(&BURST, &of_the_targets(), ROUNDS).await;
+    print(&BURST, &found);
     let lost: u64 = found[0].trials.iter().map(Trial::lost).sum();
     vec![
         against_nchan(
@@ -219,6 +215,7 @@ pub async fn burst() -> Vec<Row> {
 
 pub async fn large() -> Vec<Row> {
     let found = measure(&LARGE, &of_the_targets(), ROUNDS).await;
+    print(&LARGE, &found);
     vec![
         cpu_against_floor(&LARGE, &found),
         against_nchan(
@@ -232,7 +229,7 @@ pub async fn large() -> Vec<Row> {
     ]
 }
 
-/// The same three against all others, and nothing but what was found.
+/// The same against all others. Each ends before the next begins: one that cannot keep up works on long after its turn.
 pub async fn against_peers(team: &Team) {
     let all = [
         Who::Bridge,
@@ -242,7 +239,11 @@ pub async fn against_peers(team: &Team) {
         Who::FastApi,
         Who::WebStomp,
     ];
-    measure(team, &all, 1).await;
+    let mut found = Vec::new();
+    for who in all {
+        found.extend(measure(team, &[who], 1).await);
+    }
+    print(team, &found);
 }
 
 fn cpu_against_floor(team: &Team, found: &[Found]) -> Row {
