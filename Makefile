@@ -1,4 +1,4 @@
-.PHONY: help setup test quick soak lint bench-micro bench-check
+.PHONY: help setup test quick soak lint bench bench-peers bench-growth bench-micro bench-check
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +17,16 @@ quick: ## The inner loop: what needs no broker
 soak: setup ## A random mix of faults, SOAK_MINUTES=30 long; SOAK_SEED=... begins with one that was printed
 	SOAK_MINUTES="$${SOAK_MINUTES:-30}" cargo test --locked --test broker -- --exact --nocapture \
 		faults::runs::a_mix_of_all_faults_costs_nobody_an_event
+
+bench: setup ## How fast it is, against its targets; SCENARIO="team-1000-paced ..." measures only those (benches/README.md)
+	cargo bench --locked --bench load -- $(SCENARIO)
+
+bench-peers: ## The same against nchan, Web-STOMP and FastAPI, which it installs
+	@benches/tools/setup.sh
+	cargo bench --locked --bench load -- $(addprefix peers-,$(or $(SCENARIO),team-1000-paced team-1000-burst team-10000))
+
+bench-growth: setup ## How cost grows with clients, events, payload, audiences and slow clients, as tables, CSV and plots
+	cargo bench --locked --bench load -- growth-clients growth-events growth-payload growth-audiences growth-slow
 
 lint: ## Formatting and clippy, as CI sees them
 	cargo fmt --check

@@ -434,7 +434,11 @@ fn event_touches_neither_the_outside_nor_the_clock() {
 
 #[test]
 fn every_file_says_first_what_it_is_for() {
-    for source in sources("src", 40).into_iter().chain(sources("tests", 15)) {
+    for source in sources("src", 40)
+        .into_iter()
+        .chain(sources("tests", 15))
+        .chain(sources("benches", 25))
+    {
         let first = source.text.lines().next().unwrap_or_default();
         assert!(
             first
@@ -448,7 +452,11 @@ fn every_file_says_first_what_it_is_for() {
 
 #[test]
 fn a_module_is_named_after_what_it_holds() {
-    for source in sources("src", 40).into_iter().chain(sources("tests", 15)) {
+    for source in sources("src", 40)
+        .into_iter()
+        .chain(sources("tests", 15))
+        .chain(sources("benches", 25))
+    {
         for part in source.path.with_extension("").iter() {
             let part = part.to_str().unwrap();
             assert!(!EMPTY_NAMES.contains(&part), "{}", source.path.display());
@@ -467,7 +475,11 @@ fn a_module_is_named_after_what_it_holds() {
 
 #[test]
 fn there_are_no_tabs_no_blanks_at_ends_of_lines_and_one_newline_at_the_end() {
-    for source in sources("src", 40).into_iter().chain(sources("tests", 15)) {
+    for source in sources("src", 40)
+        .into_iter()
+        .chain(sources("tests", 15))
+        .chain(sources("benches", 25))
+    {
         let path = source.path.display();
         for (number, line) in source.text.lines().enumerate() {
             assert!(!line.contains('\t'), "{path}:{}: a tab", number + 1);

@@ -26,6 +26,8 @@ pub use http::{BodyDecoder, encode_head, read_head, request};
 pub use key_server::{KeyServer, jwks};
 pub use producer::{Message, Persistent, Producer};
 pub use proxy::{Direction, Proxy};
+#[allow(unused_imports, reason = "the benchmarks log in with it")]
+pub use rabbitmq::USER;
 pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
 pub use run::{command, free_port, new_folder};
 pub use swarm::Swarm;

@@ -13,7 +13,7 @@ async fn over_tls_everything_works_that_works_without_and_a_link_that_breaks_com
     let mut node = RabbitMq::private_with_tls(&authority, &["localhost", "127.0.0.1"]).await;
     let vhost = node.vhost();
     for host in ["localhost", "127.0.0.1"] {
-        let setup = Bridge::at(&vhost.tls_url(host, node.tls_port()))
+        let setup = Bridge::at(&vhost.tls_url(host, node.second_port()))
             .set("RABBITMQ_CA_FILE", authority.file().display());
         let bridge = setup.start().await;
         let mut client = Client::connect(&bridge, "team_id=7").await;
@@ -57,8 +57,8 @@ async fn a_broker_whose_certificate_is_not_believed_is_told_nothing_and_the_reas
     let stranger = Authority::new();
     let cases = [
         // Another authority, another name, and a port where nobody speaks TLS.
-        (&stranger, node.tls_port(), "UnknownIssuer"),
-        (&authority, node.tls_port(), "not valid for name"),
+        (&stranger, node.second_port(), "UnknownIssuer"),
+        (&authority, node.second_port(), "not valid for name"),
         (&authority, node.port(), "does not speak TLS"),
     ];
     for (believed, port, says) in cases {

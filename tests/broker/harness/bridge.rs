@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::{SOON, Vhost, eventually, run};
 /// How the bridge is to be started: its environment, and nothing else from outside.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    program: PathBuf,
     environment: BTreeMap<String, String>,
 }
 
@@ -28,6 +30,14 @@ impl Setup {
     )]
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Another build of the bridge.
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
         self
     }
 
@@ -47,7 +57,7 @@ impl Setup {
 
     /// Starts `serve` and waits until it listens, whether or not it has found the broker.
     pub async fn start_unready(&self) -> Bridge {
-        let mut process = Process::spawn(&self.environment, &["serve"]);
+        let mut process = Process::spawn(self, &["serve"]);
         let (public, admin) = eventually("the bridge listens", SOON, async || {
             if let Some(status) = process.child.try_wait().expect("a child can be asked") {
                 panic!(
@@ -67,7 +77,7 @@ impl Setup {
 
     /// Runs a command, such as `check`, to its end.
     pub async fn run(&self, arguments: &[&str]) -> Finished {
-        let mut process = Process::spawn(&self.environment, arguments);
+        let mut process = Process::spawn(self, arguments);
         let status = process.wait(SOON).await;
         Finished {
             code: status.code(),
@@ -103,6 +113,7 @@ impl Bridge {
     /// As [`Bridge::on`], for any AMQP URL.
     pub fn at(url: &str) -> Setup {
         Setup {
+            program: env!("CARGO_BIN_EXE_sse-bridge").into(),
             environment: BTreeMap::new(),
         }
         .set("RABBITMQ_URL", url)
@@ -255,10 +266,10 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(environment: &BTreeMap<String, String>, arguments: &[&str]) -> Self {
-        let mut child = run::command(env!("CARGO_BIN_EXE_sse-bridge"))
+    fn spawn(setup: &Setup, arguments: &[&str]) -> Self {
+        let mut child = run::command(&setup.program)
             .args(arguments)
-            .envs(environment)
+            .envs(&setup.environment)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -31,7 +31,8 @@ use super::{Authority, Producer, SOON, eventually, run, within};
 /// Debian's folder of RabbitMQ. The wrappers in `/usr/sbin` would switch user and folder.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
-const USER: &str = "bridge";
+/// Who may do everything in every virtual host.
+pub const USER: &str = "bridge";
 /// The password of every virtual host: recognisable, so that a test can look for it where it must not be, and with a
 /// slash, so that a URL has to bear it encoded.
 pub const PASSWORD: &str = "pass/word-that-nobody-prints";
@@ -44,11 +45,20 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 pub struct RabbitMq {
     folder: PathBuf,
     port: u16,
-    /// Where it listens over TLS, if it does, and the lines of its configuration that say so.
-    tls: Option<(u16, String)>,
+    /// Where it listens besides, if it does.
+    second_door: Option<Door>,
     process: Option<Child>,
     vhosts: usize,
     vhosts_taken: AtomicUsize,
+}
+
+/// A way in that is not plain AMQP.
+struct Door {
+    port: u16,
+    /// The lines of the configuration that open it.
+    configuration: String,
+    /// The plugins that it takes, as an Erlang list.
+    plugins: &'static str,
 }
 
 impl RabbitMq {
@@ -67,21 +77,41 @@ impl RabbitMq {
     pub async fn private_with_tls(authority: &Authority, names: &[&str]) -> Self {
         let identity = authority.sign("rabbitmq", names, 2090);
         let port = run::free_port();
-        let lines = format!(
+        let configuration = format!(
             "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
              ssl_options.keyfile = {}\nssl_options.verify = verify_none\n",
             authority.file().display(),
             identity.certificate.display(),
             identity.key.display()
         );
-        Self::start_new(2, Some((port, lines))).await
+        let door = Door {
+            port,
+            configuration,
+            plugins: "[].",
+        };
+        Self::start_new(2, Some(door)).await
     }
 
-    async fn start_new(vhosts: usize, tls: Option<(u16, String)>) -> Self {
+    /// As [`RabbitMq::private`], with STOMP over WebSockets too.
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    pub async fn private_with_web_stomp() -> Self {
+        let port = run::free_port();
+        let door = Door {
+            port,
+            configuration: format!(
+                "stomp.listeners.tcp = none\nweb_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {port}\n\
+                 web_stomp.ws_opts.idle_timeout = 3600000\n"
+            ),
+            plugins: "[rabbitmq_web_stomp].",
+        };
+        Self::start_new(2, Some(door)).await
+    }
+
+    async fn start_new(vhosts: usize, second_door: Option<Door>) -> Self {
         let mut node = Self {
             folder: run::new_folder("rabbitmq"),
             port: run::free_port(),
-            tls,
+            second_door,
             process: None,
             vhosts,
             vhosts_taken: AtomicUsize::new(0),
@@ -104,10 +134,15 @@ impl RabbitMq {
         }
     }
 
-    /// Where the node listens over TLS.
-    pub fn tls_port(&self) -> u16 {
-        let (port, _) = self.tls.as_ref().expect("a node with TLS");
-        *port
+    /// Where the node listens over TLS, or for WebSockets.
+    pub fn second_port(&self) -> u16 {
+        let door = self.second_door.as_ref();
+        door.expect("a node with a second door").port
+    }
+
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the node is running").id()
     }
 
     /// Where the node listens.
@@ -189,12 +224,14 @@ impl RabbitMq {
         let definitions_file = self.folder.join("definitions.json");
         fs::create_dir_all(self.folder.join("home")).expect("a folder");
         fs::write(&definitions_file, definitions.to_string()).expect("a file");
-        fs::write(self.folder.join("enabled_plugins"), "[].").expect("a file");
+        let door = self.second_door.as_ref();
+        let plugins = door.map_or("[].", |door| door.plugins);
+        fs::write(self.folder.join("enabled_plugins"), plugins).expect("a file");
         let configuration = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\nload_definitions = {}\n{}",
             self.port,
             definitions_file.display(),
-            self.tls.as_ref().map_or("", |(_, lines)| lines)
+            door.map_or("", |door| &door.configuration)
         );
         fs::write(self.folder.join("rabbitmq.conf"), configuration).expect("a file");
     }

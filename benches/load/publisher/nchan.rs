@@ -1,0 +1,73 @@
+//! A publisher to nchan: one connection, so that the order is kept, with many requests on their way.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::Turns;
+use crate::harness::{SOON, within};
+use crate::stamp::Stamp;
+
+pub struct Nchan {
+    answers: BufReader<OwnedReadHalf>,
+    requests: OwnedWriteHalf,
+    target: &'static str,
+}
+
+impl Nchan {
+    pub async fn connect(address: SocketAddr, target: &'static str) -> Self {
+        let socket = TcpStream::connect(address).await.expect("nginx listens");
+        socket.set_nodelay(true).expect("a socket");
+        let (answers, requests) = socket.into_split();
+        Self {
+            answers: BufReader::new(answers),
+            requests,
+            target,
+        }
+    }
+
+    pub async fn publish(&mut self, mut turns: Turns, bytes: usize) {
+        let Self {
+            answers,
+            requests,
+            target,
+        } = self;
+        let (published, mut taken) = (std::cell::Cell::new(None), 0);
+        let publishing = async {
+            let mut count = 0;
+            while let Some(number) = turns.next().await {
+                let body = Stamp::now(number).body(bytes);
+                let mut request = format!(
+                    "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                )
+                .into_bytes();
+                request.extend_from_slice(&body);
+                requests
+                    .write_all(&request)
+                    .await
+                    .expect("nginx takes a request");
+                count += 1;
+            }
+            published.set(Some(count));
+        };
+        let confirming = async {
+            let mut line = String::new();
+            while published.get() != Some(taken) {
+                line.clear();
+                let length = within("nginx answers", SOON, answers.read_line(&mut line))
+                    .await
+                    .expect("nginx answers");
+                assert!(length > 0, "nginx closed the publisher's connection");
+                // An answer's body does not end with a line feed, so that the next answer begins on its last line.
+                if let Some((_, status)) = line.split_once("HTTP/1.1 ") {
+                    assert!(status.starts_with("20"), "nginx answered {status}");
+                    taken += 1;
+                }
+            }
+        };
+        tokio::join!(publishing, confirming);
+    }
+}
