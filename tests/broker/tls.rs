@@ -91,7 +91,7 @@ async fn without_a_file_of_its_own_the_broker_is_believed_by_what_this_system_tr
     let node = RabbitMq::private_with_tls(&authority, &["localhost"]).await;
     let vhost = node.vhost();
     let trusting = |authority: &Authority| {
-        Bridge::at(&vhost.tls_url("localhost", node.tls_port()))
+        Bridge::at(&vhost.tls_url("localhost", node.second_port()))
             .set("SSL_CERT_FILE", authority.file().display())
     };
     let bridge = trusting(&authority).start().await;
@@ -107,7 +107,7 @@ async fn without_a_file_of_its_own_the_broker_is_believed_by_what_this_system_tr
     let found = trusting(&Authority::new()).run(&["check"]).await;
     assert_eq!(found.code, Some(1), "{}", found.output);
     assert!(found.output.contains("UnknownIssuer"), "{}", found.output);
-    let nobody = Bridge::at(&vhost.tls_url("localhost", node.tls_port()))
+    let nobody = Bridge::at(&vhost.tls_url("localhost", node.second_port()))
         .set("SSL_CERT_FILE", "/missing/authorities.pem")
         .run(&["serve"])
         .await;
