@@ -371,6 +371,39 @@ async fn many_streams_share_a_connection_and_each_resumes_where_it_was() {
 }
 
 #[tokio::test]
+async fn streams_in_all_are_bounded_over_however_few_connections_they_come() {
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("HTTP_MAX_CONNECTIONS", 3)
+        .start_listening()
+        .await;
+    let one = Http2::connect(bridge.public, &authority).await;
+    let other = Http2::connect(bridge.public, &authority).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(one.stream("team_id=7", &[]).await);
+    }
+    for connection in [&one, &other] {
+        let answer = connection.request("/events?team_id=7", &[]).await;
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "10");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    let refused = r#"sse_bridge_connections_refused_total{reason="connection_limit"}"#;
+    assert_eq!(one.metric(refused).await, 2.0);
+    one.publish("team.7.n", "for who was let in").await;
+    for stream in &mut streams {
+        assert_eq!(stream.event().await.data, "\"for who was let in\"");
+    }
+    streams.pop();
+    eventually("a place is free again", SOON, async || {
+        let answer = other.request("/events?team_id=7", &[]).await;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stream_whose_client_makes_no_room_is_let_go_and_its_neighbours_are_not() {
     let authority = Authority::new();
     let bridge = with(&authority.sign("server", &["localhost"], 2090))
