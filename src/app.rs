@@ -3,7 +3,7 @@
 //! Building binds the ports, so that whoever starts the process knows where it listens; running spawns the rest.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -215,6 +215,7 @@ impl App {
             exchange: head.exchange,
             address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
+            faults: Mutex::default(),
         };
         let public = routes::public(
             Arc::new(transport),
