@@ -322,8 +322,9 @@ impl Visit {
 
     async fn serve_tls(&self, tls: &Tls, connection: Connection) {
         let shaking = tls.acceptor().accept(connection);
-        let stream = match timeout(self.head_timeout, shaking).await {
-            Ok(Ok(stream)) => stream,
+        // Both are boxed, so that a connection holds its session once, and nothing of the handshake.
+        let stream = match Box::pin(timeout(self.head_timeout, shaking)).await {
+            Ok(Ok(stream)) => Box::new(stream),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.link.peer, %error, "TLS handshake failed");
                 return;
