@@ -3,7 +3,7 @@
 //! Building binds the ports, so that whoever starts the process knows where it listens; running spawns the rest.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -30,7 +30,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publish::{Exchange, Publishing};
 use crate::revoke::{self, Feed, Revoking};
-use crate::transport::{Limits, Transport};
+use crate::transport::{Bounds, Limits, Transport};
 
 /// How often the history lets go of what is too old where no event does it in passing.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -201,10 +201,12 @@ impl App {
                 .map(str::to_owned)
                 .collect(),
             config: config.sse,
-            limits: Limits::new(
-                config.http.max_connections_per_user,
-                config.http.max_connections_per_address,
-            ),
+            limits: Limits::new(Bounds {
+                // With HTTP/2 a connection may hold many.
+                in_all: config.http.max_connections,
+                per_user: config.http.max_connections_per_user,
+                per_address: config.http.max_connections_per_address,
+            }),
             metrics: Arc::clone(&metrics),
         };
         let publishing = Publishing {
@@ -213,6 +215,7 @@ impl App {
             exchange: head.exchange,
             address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
+            faults: Mutex::default(),
         };
         let public = routes::public(
             Arc::new(transport),
@@ -236,7 +239,10 @@ impl App {
             }),
             share: connections_of_an_address(config.http.max_connections_per_address).map(
                 |connections| Share {
-                    places: Limits::new(0, connections),
+                    places: Limits::new(Bounds {
+                        per_address: connections,
+                        ..Bounds::default()
+                    }),
                     when_over: refusing(Refusal::TooMany),
                 },
             ),

@@ -6,9 +6,12 @@ mod check;
 mod publish;
 mod token;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Sources};
@@ -103,9 +106,9 @@ fn with_config(
     let config = match config {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("sse-bridge: this configuration cannot be used:");
+            complain("sse-bridge: this configuration cannot be used:");
             for problem in error.problems() {
-                eprintln!("  {problem}");
+                complain(format_args!("  {problem}"));
             }
             return ExitCode::from(BAD_CONFIGURATION);
         }
@@ -113,7 +116,7 @@ fn with_config(
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sse-bridge: {error:#}");
+            complain(format_args!("sse-bridge: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -127,9 +130,9 @@ fn raise_descriptor_limit() {
         ..limit
     };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
-        eprintln!(
+        complain(format_args!(
             "sse-bridge: cannot raise the limit of open files, so the one that stands is counted with: {error}"
-        );
+        ));
     }
 }
 
@@ -139,4 +142,20 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .enable_all()
         .build()?
         .block_on(work)
+}
+
+/// Writes to standard output. Who closes it has read enough (`| head -1`): that is no failure, and the rest goes nowhere.
+fn say(text: impl Display) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    match write!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error, as far as somebody reads it.
+fn complain(text: impl Display) {
+    drop(writeln!(io::stderr(), "{text}"));
 }

@@ -36,6 +36,7 @@ pub mod transport;
 pub mod publish;
 pub mod revoke;
 pub mod problem;
+pub mod body;
 pub mod http;
 pub mod config;
 pub mod telemetry;

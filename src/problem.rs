@@ -51,6 +51,12 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
+    /// 422: it can be read, and asks for what cannot be.
+    #[must_use]
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
     /// 429 or 503: later, after `seconds` (RFC 9110 §10.2.3).
     #[must_use]
     pub fn later(status: StatusCode, seconds: u16, detail: impl Into<String>) -> Self {

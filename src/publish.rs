@@ -1,19 +1,20 @@
 //! `POST /publish`: one event, to the exchange, answered once the broker has it. Never straight to the hub: there is one
 //! way in.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::amqp;
 use crate::auth::{Authenticator, Forbidden, Grant, Permission, Revocations, Shown};
+use crate::body;
 use crate::embedded;
 use crate::event::address::AddressRules;
 use crate::event::audience::Identifier;
@@ -21,7 +22,7 @@ use crate::event::{EventName, HeaderValue, Message};
 use crate::problem::Problem;
 
 /// What the handler needs. One a process, shared.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Publishing {
     /// Who may publish.
     pub authenticator: Authenticator,
@@ -33,6 +34,8 @@ pub struct Publishing {
     pub address: AddressRules,
     /// The largest body that is taken, in bytes; 0 is no limit.
     pub max_bytes: usize,
+    /// What has been told of the broker's faults: one that stops every event is not told with each.
+    pub faults: Mutex<amqp::FaultLog>,
 }
 
 /// The way in: RabbitMQ's exchange, or the one in memory.
@@ -43,9 +46,6 @@ pub enum Exchange {
     /// That of `dev`.
     Embedded(embedded::Exchange),
 }
-
-/// How long a body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What may stand around `data` in a request, in bytes.
 const ENVELOPE_BYTES: usize = 8 * 1024;
@@ -90,18 +90,19 @@ pub async fn publish(
     };
     let grant = publishing.authenticator.authenticate(shown).await?;
     grant.require(Permission::Publish).map_err(forbidden)?;
-    let body = publishing.read(body).await?;
+    // Not before it is known that it may publish.
+    let body = body::read(body, publishing.body_limit()).await?;
     let event: NewEvent<'_> =
-        serde_json::from_slice(&body).map_err(|error| unprocessable(error.to_string()))?;
+        serde_json::from_slice(&body).map_err(|error| Problem::unprocessable(error.to_string()))?;
     let message = publishing.message(event, &body, &grant)?;
     // The last: on a replica that has just started it may take a while to know.
     publishing.revocations.check(&grant).await?;
     match &publishing.exchange {
         Exchange::Broker(publisher, exchange) => {
             publisher.publish(outgoing(message, exchange.clone())).await.map_err(|error| match error {
-                amqp::Error::Unroutable { .. } => unprocessable(error.to_string()),
+                amqp::Error::Unroutable { .. } => Problem::unprocessable(error.to_string()),
                 _ => {
-                    tracing::warn!(%error, "cannot publish");
+                    publishing.complain(&error);
                     let detail = "the broker did not confirm the event; it may or may not have it: \
                                   publish it again with the same message_id";
                     Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
@@ -113,7 +114,9 @@ pub async fn publish(
                 .publish(message)
                 .await
                 .map_err(|error| match error {
-                    embedded::PublishError::Unroutable { .. } => unprocessable(error.to_string()),
+                    embedded::PublishError::Unroutable { .. } => {
+                        Problem::unprocessable(error.to_string())
+                    }
                     embedded::PublishError::Closed => Problem::later(
                         StatusCode::SERVICE_UNAVAILABLE,
                         RETRY_AFTER_SECONDS,
@@ -126,24 +129,18 @@ pub async fn publish(
 }
 
 impl Publishing {
-    /// Reads a body, no longer and for no longer than a producer needs: not before it is known that it may publish.
-    async fn read(&self, body: Body) -> Result<Bytes, Problem> {
-        let limit = match self.max_bytes {
+    /// The largest body, in bytes: an event, and what may stand around it.
+    const fn body_limit(&self) -> usize {
+        match self.max_bytes {
             0 => usize::MAX,
-            // The event and what stands around it.
             bytes => bytes.saturating_add(ENVELOPE_BYTES),
-        };
-        match timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(_)) => {
-                let detail =
-                    format!("the body cannot be read to its end, or has more than {limit} bytes");
-                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-            }
-            Err(_) => {
-                let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
-                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
-            }
+        }
+    }
+
+    fn complain(&self, error: &amqp::Error) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = faults.note(error, Instant::now()) {
+            tracing::warn!(%error, times, "cannot publish");
         }
     }
 
@@ -164,12 +161,12 @@ impl Publishing {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         if event.topic.is_empty() {
-            return Err(unprocessable("topic is empty"));
+            return Err(Problem::unprocessable("topic is empty"));
         }
         short("topic", &event.topic)?;
         if let Some(kind) = &event.r#type {
             let legal: Result<EventName, _> = kind.parse();
-            legal.map_err(|error| unprocessable(format!("type: {error}")))?;
+            legal.map_err(|error| Problem::unprocessable(format!("type: {error}")))?;
         }
         if let Some(message_id) = &event.message_id {
             short("message_id", message_id)?;
@@ -234,7 +231,7 @@ fn short(member: &str, value: &str) -> Result<(), Problem> {
     if value.len() <= SHORT_STRING_BYTES {
         return Ok(());
     }
-    Err(unprocessable(format!(
+    Err(Problem::unprocessable(format!(
         "{member} has {} bytes; AMQP takes at most {SHORT_STRING_BYTES}",
         value.len()
     )))
@@ -244,7 +241,7 @@ fn identifier(member: &str, value: Option<String>) -> Result<Option<Identifier>,
     value
         .map(|value| {
             let legal: Result<Identifier, _> = value.parse();
-            legal.map_err(|error| unprocessable(format!("{member}: {error}")))
+            legal.map_err(|error| Problem::unprocessable(format!("{member}: {error}")))
         })
         .transpose()
 }
@@ -255,8 +252,4 @@ fn identifier(member: &str, value: Option<String>) -> Result<Option<Identifier>,
 )]
 fn forbidden(error: Forbidden) -> Problem {
     Problem::forbidden(error.to_string())
-}
-
-fn unprocessable(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
 }

@@ -6,17 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::ORIGIN;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
-use tokio::time::timeout;
 
 use crate::amqp::{Outgoing, Publisher, RevocationStream};
 use crate::auth::{MAX_TOKEN_ID_BYTES, Revocation, Revocations, Subject, is_token_id};
+use crate::body;
 use crate::event::Notices;
 use crate::event::audience::Identifier;
 use crate::lifecycle::Lifecycle;
@@ -35,9 +35,6 @@ pub struct Revoking {
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
-
-/// How long a body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest body, in bytes.
 const BODY_BYTES: usize = 8 * 1024;
@@ -89,7 +86,7 @@ pub async fn revoke(
         let detail = "this is no request for a browser's page: send it without an Origin header";
         return Err(Problem::forbidden(detail));
     }
-    let body = read(body).await?;
+    let body = body::read(body, BODY_BYTES).await?;
     let request: NewRevocation = serde_json::from_slice(&body).map_err(|error| {
         let status = match error.classify() {
             Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
@@ -144,21 +141,6 @@ impl Revoking {
     }
 }
 
-async fn read(body: Body) -> Result<Bytes, Problem> {
-    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => {
-            let detail =
-                format!("the body cannot be read to its end, or has more than {BODY_BYTES} bytes");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-        }
-        Err(_) => {
-            let detail = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
-        }
-    }
-}
-
 impl NewRevocation {
     /// What is to be revoked, and until when: as long as the stream keeps it, so that a replica that starts then knows it.
     fn judge(self, now: SystemTime, max_age: Duration) -> Result<Revocation, Problem> {
@@ -169,7 +151,7 @@ impl NewRevocation {
                 .checked_add(Duration::from_secs(at))
                 .filter(|at| *at <= latest)
                 .ok_or_else(|| {
-                    unprocessable(format!(
+                    Problem::unprocessable(format!(
                         "expires_at (seconds since 1970) is more than AUTH_REVOCATION_MAX_AGE ({} s) from now, when the \
                          revocation would be forgotten: raise that setting, or leave expires_at out",
                         max_age.as_secs()
@@ -177,10 +159,10 @@ impl NewRevocation {
                 })?,
         };
         let subject =
-            subject(self.token_id, self.user_id, self.tenant_id).map_err(unprocessable)?;
+            subject(self.token_id, self.user_id, self.tenant_id).map_err(Problem::unprocessable)?;
         // A token that has ended is refused anyway, but a user goes on.
         if matches!(subject, Subject::User { .. }) && expires_at <= now {
-            return Err(unprocessable(
+            return Err(Problem::unprocessable(
                 "expires_at (seconds since 1970) is past, so that nothing of this user's would be revoked: say until when \
                  its tokens are good, or leave expires_at out",
             ));
@@ -297,10 +279,6 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
-}
-
-fn unprocessable(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
 }
 
 fn later(detail: impl Into<String>) -> Problem {

@@ -8,7 +8,7 @@ pub mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::limits::{ClientAddress, Full, Limits, Seat};
+pub use self::limits::{Bounds, ClientAddress, Full, Limits, Seat};
 
 use crate::auth::{Authenticator, Revocations};
 use crate::hub::Hub;

@@ -46,12 +46,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "problem",
         ],
     ),
-    ("publish", &["amqp", "auth", "embedded", "event", "problem"]),
+    (
+        "publish",
+        &["amqp", "auth", "body", "embedded", "event", "problem"],
+    ),
     (
         "revoke",
-        &["amqp", "auth", "event", "lifecycle", "metrics", "problem"],
+        &[
+            "amqp",
+            "auth",
+            "body",
+            "event",
+            "lifecycle",
+            "metrics",
+            "problem",
+        ],
     ),
     ("problem", &["auth"]),
+    ("body", &["problem"]),
     (
         "http",
         &[

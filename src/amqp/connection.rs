@@ -387,7 +387,7 @@ impl Backoff {
 
 /// Which faults have been told: each at its first time, then after 1 s, 2 s, 4 s..., for as long as it comes back.
 #[derive(Debug, Default)]
-pub(super) struct FaultLog {
+pub struct FaultLog {
     /// Bounded: nodes and causes are few.
     faults: Vec<Told>,
 }
@@ -411,7 +411,7 @@ impl FaultLog {
     const OVER: Duration = Duration::from_secs(60);
 
     /// How often this has happened, if that is to be told now.
-    pub(super) fn note(&mut self, fault: &Error, now: Instant) -> Option<u64> {
+    pub fn note(&mut self, fault: &Error, now: Instant) -> Option<u64> {
         let text = fault.to_string();
         self.faults.retain(|told| now < told.last_seen + Self::OVER);
         let Some(told) = self.faults.iter_mut().find(|told| told.text == text) else {

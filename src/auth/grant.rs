@@ -1,6 +1,6 @@
 //! What one may see and do. Deny by default: what a grant does not name is not granted, and every door asks here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -246,11 +246,17 @@ impl Grant {
 }
 
 impl Wanted {
+    /// Each recipient once, in the order of asking.
     fn recipients(&self) -> Vec<Recipient> {
         let users = self.users.iter().cloned().map(Recipient::User);
         let channels = self.channels.iter().cloned().map(Recipient::Channel);
         let teams = self.teams.iter().cloned().map(Recipient::Team);
-        users.chain(channels).chain(teams).collect()
+        let mut seen = HashSet::new();
+        users
+            .chain(channels)
+            .chain(teams)
+            .filter(|recipient| seen.insert(recipient.clone()))
+            .collect()
     }
 }
 
@@ -266,25 +272,20 @@ fn undivided(wanted: &Wanted) -> Result<Scope, Forbidden> {
     audiences(wanted.tenant.as_ref(), recipients, wanted.broadcast)
 }
 
-/// Each recipient once, inside the tenant.
+/// All of these recipients, inside the tenant.
 fn audiences(
     tenant: Option<&Identifier>,
     recipients: Vec<Recipient>,
     broadcast: bool,
 ) -> Result<Scope, Forbidden> {
-    let mut audiences: Vec<Audience> = Vec::with_capacity(recipients.len() + 1);
-    for recipient in recipients
+    let audience = |recipient| Audience {
+        tenant: tenant.cloned(),
+        recipient,
+    };
+    let recipients = recipients
         .into_iter()
-        .chain(broadcast.then_some(Recipient::Broadcast))
-    {
-        let audience = Audience {
-            tenant: tenant.cloned(),
-            recipient,
-        };
-        if !audiences.contains(&audience) {
-            audiences.push(audience);
-        }
-    }
+        .chain(broadcast.then_some(Recipient::Broadcast));
+    let audiences: Vec<Audience> = recipients.map(audience).collect();
     if audiences.is_empty() {
         Err(Forbidden::Nothing)
     } else {

@@ -184,7 +184,7 @@ impl Verifier {
         for key in keys {
             match jsonwebtoken::decode::<Value>(token, &key.key, &validation) {
                 Ok(decoded) => return Ok(decoded.claims),
-                Err(error) => bad = why(&error),
+                Err(error) => bad = why(token, &error),
             }
             if bad != BadToken::Signature {
                 break;
@@ -261,8 +261,13 @@ fn is_access_token(kind: &Value) -> bool {
     })
 }
 
-fn why(error: &Error) -> BadToken {
+fn why(token: &str, error: &Error) -> BadToken {
     match error.kind() {
+        // The library reads members of the header, too, that nobody here looks at.
+        ErrorKind::Json(_) if jsonwebtoken::decode_header(token).is_err() => BadToken::Header(
+            "has a member of RFC 7515 4.1 (such as `jwk` or `x5c`) that is not what it has to be, or one that stands twice",
+        ),
+        ErrorKind::Json(_) => BadToken::Payload,
         ErrorKind::InvalidSignature => BadToken::Signature,
         ErrorKind::ExpiredSignature => BadToken::Expired,
         ErrorKind::ImmatureSignature => BadToken::NotYet,
@@ -271,7 +276,6 @@ fn why(error: &Error) -> BadToken {
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
             BadToken::Missing(claim.clone())
         }
-        ErrorKind::Json(_) => BadToken::Payload,
         _ => BadToken::Malformed,
     }
 }

@@ -4,9 +4,9 @@ use crate::amqp::topology::{self, Level};
 use crate::config::Config;
 
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    println!("ok       configuration");
+    super::say("ok       configuration\n")?;
     for warning in &config.warnings {
-        println!("warning  {warning}");
+        super::say(format_args!("warning  {warning}\n"))?;
     }
     super::block_on(async move {
         let report = topology::check(&config.broker).await?;
@@ -16,7 +16,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
                 Level::Note => "note",
                 Level::Problem => "problem",
             };
-            println!("{level:<8} {}", finding.text);
+            super::say(format_args!("{level:<8} {}\n", finding.text))?;
         }
         anyhow::ensure!(
             report.is_good(),

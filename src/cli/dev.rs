@@ -13,7 +13,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     }
     super::block_on(async move {
         let app = App::dev(&config)?;
-        print!("{}", banner(app.public_address()?));
+        super::say(banner(app.public_address()?))?;
         app.run().await
     })
 }

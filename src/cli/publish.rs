@@ -81,15 +81,18 @@ pub(super) fn run(config: Config, arguments: Arguments) -> anyhow::Result<()> {
         let (exchange, topic) = (outgoing.exchange.clone(), outgoing.routing_key.clone());
         publisher.publish(outgoing).await?;
         publisher.close().await;
-        println!("published to {exchange} as {topic}, confirmed by the broker");
-        Ok(())
+        super::say(format_args!(
+            "published to {exchange} as {topic}, confirmed by the broker\n"
+        ))
     })
 }
 
 fn from_standard_input() -> anyhow::Result<Bytes> {
     let mut input = std::io::stdin();
     if input.is_terminal() {
-        eprintln!("reading the event from standard input; end it with Ctrl-D (or use --data)");
+        super::complain(
+            "reading the event from standard input; end it with Ctrl-D (or use --data)",
+        );
     }
     let mut body = Vec::new();
     input

@@ -58,8 +58,8 @@ pub(super) fn run(config: Config, arguments: &Arguments) -> anyhow::Result<()> {
         "--ttl 0: a token that is never good is of no use"
     );
     let claims = claims(arguments, &jwt)?;
-    println!("{}", sign(arguments, &jwt, &claims)?);
-    Ok(())
+    let token = sign(arguments, &jwt, &claims)?;
+    super::say(format_args!("{token}\n"))
 }
 
 fn claims(arguments: &Arguments, jwt: &JwtConfig) -> anyhow::Result<Value> {

@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::server::{HEAD_TIMEOUT, HYPER_BUFFER_BYTES, Visit, has_more, linger};
+use super::server::{HYPER_BUFFER_BYTES, Visit, has_more, linger};
 use crate::transport::sse::{EventStream, Framing, Handover};
 
 /// What ends a body in chunks (RFC 9112 §7.1): one of no bytes, and no trailers.
@@ -128,7 +128,7 @@ where
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(visit.head_timeout)
         .max_buf_size(HYPER_BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|context| match connection.poll_without_shutdown(context) {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::chatter::Bounded;
-use super::server::{Answer, HEAD_TIMEOUT, HYPER_BUFFER_BYTES, LINGER, Visit, linger};
+use super::server::{Answer, HYPER_BUFFER_BYTES, LINGER, Visit, linger};
 use crate::transport::sse::Link;
 
 /// Streams that one connection may hold. A browser shares one connection among all tabs of an origin.
@@ -104,7 +104,7 @@ where
     let mut is_stopping = false;
     let mut is_closing = false;
     // Runs while there is no stream: nobody holds a connection open for nothing.
-    let mut idle = std::pin::pin!(sleep(HEAD_TIMEOUT));
+    let mut idle = std::pin::pin!(sleep(visit.head_timeout));
     // Held from the first stream on: what was sent at the end may still wait in the connection when its streams are gone.
     let mut under_way = None;
     let ended = poll_fn(|context| {
@@ -139,7 +139,7 @@ where
                     let patience = if is_stopping {
                         LAST_WORDS
                     } else {
-                        HEAD_TIMEOUT
+                        visit.head_timeout
                     };
                     idle.as_mut().reset(Instant::now() + patience);
                 }

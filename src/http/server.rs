@@ -46,10 +46,13 @@ const SEND_BUFFER_BYTES: usize = 32 * 1024;
 pub(super) const HYPER_BUFFER_BYTES: usize = 16 * 1024;
 
 /// How long a client may take over the head of a request, the first or the next, and over a TLS handshake before it.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the listener rests when the kernel has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// As long, where the client is only told that it is one too many: those who say nothing must not keep others from being told.
+const TOLD_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long what a client still sends is read after the last that it was told, and how much of it: a socket that is closed
 /// with bytes unread is reset, and the reset can overtake what was told.
@@ -191,6 +194,7 @@ impl Server {
             let limits = &served.limits;
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
+            let mut head_timeout = HEAD_TIMEOUT;
             let mut told = None;
             let mut seat = None;
             let client =
@@ -203,6 +207,7 @@ impl Server {
                     continue;
                 }
                 router = &room.when_full;
+                head_timeout = TOLD_HEAD_TIMEOUT;
             } else if let Some(client) = client {
                 match limits.admit(client) {
                     Ok(taken) => seat = taken,
@@ -213,6 +218,7 @@ impl Server {
                         };
                         told = Some(permit);
                         router = over;
+                        head_timeout = TOLD_HEAD_TIMEOUT;
                     }
                 }
             }
@@ -224,6 +230,7 @@ impl Server {
                 served: Arc::clone(&served),
                 router: router.clone(),
                 link: Arc::new(Link::new(peer)),
+                head_timeout,
             };
             connections.spawn(async move {
                 visit.serve(socket).await;
@@ -272,6 +279,8 @@ pub(super) struct Visit {
     pub(super) served: Arc<Served>,
     router: Router,
     pub(super) link: Arc<Link>,
+    /// How long it may take over the head of each request, and over a TLS handshake before the first.
+    pub(super) head_timeout: Duration,
 }
 
 impl Served {
@@ -313,8 +322,9 @@ impl Visit {
 
     async fn serve_tls(&self, tls: &Tls, connection: Connection) {
         let shaking = tls.acceptor().accept(connection);
-        let stream = match timeout(HEAD_TIMEOUT, shaking).await {
-            Ok(Ok(stream)) => stream,
+        // Both are boxed, so that a connection holds its session once, and nothing of the handshake.
+        let stream = match Box::pin(timeout(self.head_timeout, shaking)).await {
+            Ok(Ok(stream)) => Box::new(stream),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.link.peer, %error, "TLS handshake failed");
                 return;

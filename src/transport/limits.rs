@@ -1,4 +1,4 @@
-//! How many streams one user and one address may hold, and how many connections.
+//! How many streams there may be, of one user, of one address and in all, and how many connections of one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,15 +7,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Counts places, which are streams or connections, by holder. Cheap to clone: all clones count together.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    per_user: usize,
-    per_address: usize,
+    bounds: Bounds,
     /// Places taken now, by holder; holders without any are not in it. Only holders under a limit are counted.
     open: Arc<Mutex<HashMap<Holder, usize>>>,
+}
+
+/// How many places there are; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// In all.
+    pub in_all: usize,
+    /// For one user.
+    pub per_user: usize,
+    /// For one address.
+    pub per_address: usize,
 }
 
 /// Who holds a place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder {
+    Anybody,
     User(String),
     Address(ClientAddress),
 }
@@ -46,6 +57,8 @@ pub struct Seat(Vec<(Limits, Holder)>);
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
+    /// That of all together.
+    InAll,
     /// That of one user.
     User,
     /// That of one address.
@@ -53,12 +66,11 @@ pub enum Full {
 }
 
 impl Limits {
-    /// Limits by user and by address; 0 is none.
+    /// Nobody holds a place yet.
     #[must_use]
-    pub fn new(per_user: usize, per_address: usize) -> Self {
+    pub fn new(bounds: Bounds) -> Self {
         Self {
-            per_user,
-            per_address,
+            bounds,
             open: Arc::default(),
         }
     }
@@ -68,18 +80,21 @@ impl Limits {
     /// # Errors
     /// [`Full`] says which limit is reached; then no place is taken.
     pub fn take(&self, user: Option<&str>, address: ClientAddress) -> Result<Seat, Full> {
+        let Bounds {
+            in_all,
+            per_user,
+            per_address,
+        } = self.bounds;
+        let user = user.map(|user| (Holder::User(user.to_owned()), per_user, Full::User));
+        let holders = [
+            (Holder::Address(address), per_address, Full::Address),
+            (Holder::Anybody, in_all, Full::InAll),
+        ];
         let mut seat = Seat::default();
-        if self.per_address > 0 {
-            seat.0.push(
-                self.count(Holder::Address(address), self.per_address)
-                    .ok_or(Full::Address)?,
-            );
-        }
-        if let Some(user) = user.filter(|_| self.per_user > 0) {
-            seat.0.push(
-                self.count(Holder::User(user.to_owned()), self.per_user)
-                    .ok_or(Full::User)?,
-            );
+        for (holder, limit, full) in user.into_iter().chain(holders) {
+            if limit > 0 {
+                seat.0.push(self.count(holder, limit).ok_or(full)?);
+            }
         }
         Ok(seat)
     }
@@ -115,9 +130,17 @@ mod tests {
 
     const HOME: ClientAddress = ClientAddress(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
+    fn limits(in_all: usize, per_user: usize, per_address: usize) -> Limits {
+        Limits::new(Bounds {
+            in_all,
+            per_user,
+            per_address,
+        })
+    }
+
     #[test]
     fn a_place_that_is_given_back_can_be_taken_again() {
-        let limits = Limits::new(1, 0);
+        let limits = limits(0, 1, 0);
         let seat = limits.take(Some("42"), HOME).unwrap();
         assert_eq!(limits.take(Some("42"), HOME).unwrap_err(), Full::User);
         limits.take(Some("43"), HOME).unwrap();
@@ -126,12 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_user_leaves_its_address_uncounted() {
-        let limits = Limits::new(1, 2);
+    fn who_is_refused_for_one_limit_is_counted_by_no_other() {
+        let elsewhere = ClientAddress::of("192.0.2.1".parse().unwrap());
+        let limits = limits(3, 1, 2);
         let _first = limits.take(Some("42"), HOME).unwrap();
         assert_eq!(limits.take(Some("42"), HOME).unwrap_err(), Full::User);
-        let _second = limits.take(Some("43"), HOME).unwrap();
+        let second = limits.take(Some("43"), HOME).unwrap();
         assert_eq!(limits.take(Some("44"), HOME).unwrap_err(), Full::Address);
+        let _third = limits.take(Some("44"), elsewhere).unwrap();
+        assert_eq!(limits.take(None, elsewhere).unwrap_err(), Full::InAll);
+        drop(second);
+        limits.take(Some("45"), elsewhere).unwrap();
     }
 
     #[test]
@@ -150,7 +178,7 @@ mod tests {
 
     #[test]
     fn no_limit_counts_nobody() {
-        let limits = Limits::new(0, 0);
+        let limits = limits(0, 0, 0);
         let _seats: Vec<_> = (0..100)
             .map(|_| limits.take(Some("42"), HOME).unwrap())
             .collect();

@@ -95,7 +95,7 @@ impl Link {
 ///
 /// # Errors
 /// 400 for a request that cannot be read, 401, 403 and 503 for what it may not have or nobody can tell yet, 406 where it does not take
-/// an event stream, 429 over a limit. All else is a 200: a browser gives up for good on anything but that.
+/// an event stream, 429 and 503 over a limit. All else is a 200: a browser gives up for good on anything but that.
 pub async fn events(
     State(transport): State<Arc<Transport>>,
     method: Method,
@@ -141,20 +141,25 @@ pub async fn events(
         .limits
         .take(holder.as_deref(), address)
         .map_err(|full| {
-            let (reason, detail) = match full {
+            let (reason, status, detail) = match full {
                 Full::User => (
                     "user_limit",
+                    StatusCode::TOO_MANY_REQUESTS,
                     "this user holds as many streams as one user may",
                 ),
                 Full::Address => (
                     "address_limit",
+                    StatusCode::TOO_MANY_REQUESTS,
                     "this address holds as many streams as one address may",
                 ),
+                // Other replicas may have room.
+                Full::InAll => (
+                    "connection_limit",
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "this replica holds as many streams as it may; come back later",
+                ),
             };
-            refuse(
-                reason,
-                Problem::later(StatusCode::TOO_MANY_REQUESTS, RETRY_AFTER_SECONDS, detail),
-            )
+            refuse(reason, Problem::later(status, RETRY_AFTER_SECONDS, detail))
         })?;
 
     let watch = transport

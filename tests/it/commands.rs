@@ -1,5 +1,7 @@
 //! The command line: what it says, and what it exits with.
 
+use std::process::{Command, Stdio};
+
 use crate::harness::{Bridge, Finished, Setup, free_port};
 
 /// Exit code of what cannot be used (sysexits.h: EX_USAGE).
@@ -244,5 +246,51 @@ async fn publish_refuses_what_the_bridge_would_dead_letter() {
         let finished = setup.run(arguments, input).await;
         assert_eq!(finished.code, Some(1), "{arguments:?}: {finished:?}");
         assert!(finished.stderr.contains("not_json"), "{finished:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let away = format!("amqp://127.0.0.1:{}", free_port());
+    let token = ["token", "--user", "42"];
+    for (arguments, closes_errors, code) in [
+        (&token[..], false, 0),
+        (&["--help"], false, 0),
+        // What the broker says decides, read or not.
+        (&["check"], false, 1),
+        (&["check"], true, 1),
+        (&["frobnicate"], true, 64),
+    ] {
+        // As `sse-bridge token | true` is left with: a pipe that nobody reads.
+        let closed = || {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            Stdio::from(writer)
+        };
+        let child = Command::new(env!("CARGO_BIN_EXE_sse-bridge"))
+            .args(arguments)
+            .env_clear()
+            .env("AUTH_MODE", "jwt")
+            .env("AUTH_JWT_SECRET", "0123456789abcdef0123456789abcdef")
+            .env("RABBITMQ_URL", &away)
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(closed())
+            .stderr(if closes_errors {
+                closed()
+            } else {
+                Stdio::piped()
+            })
+            .spawn()
+            .expect("the bridge starts");
+        let finished = child.wait_with_output().expect("it ends");
+        let errors = String::from_utf8_lossy(&finished.stderr);
+        assert_eq!(
+            finished.status.code(),
+            Some(code),
+            "{arguments:?}: {errors}"
+        );
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
     }
 }

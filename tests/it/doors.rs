@@ -6,14 +6,18 @@
     reason = "the tasks of a test end with its runtime"
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::harness::{Bridge, Client, Raw, SOON, event, eventually, may_open_many_files, within};
+use crate::harness::{
+    Bridge, Client, Producer, Raw, SOON, event, eventually, may_open_many_files, within,
+};
 
 const PUBLISH: &str = r#"{"topic":"team.7.n","data":"smuggled"}"#;
 
@@ -251,24 +255,68 @@ async fn a_head_over_the_limit_is_told_so_though_its_sender_has_not_finished() {
 const ATTACKERS: usize = 5_000;
 const HONEST: usize = 1_000;
 const EVENTS: usize = 20;
-/// What an event may take to an honest client while all of that goes on, on a machine that does other things too.
-const BOUND: Duration = Duration::from_secs(5);
+
+/// What an event may take to 99 of 100 honest clients while all of that goes on: so many times what it takes without, in the
+/// same run, and so much on top for a machine that does other things too.
+const TIMES: u32 = 5;
+const ON_TOP: Duration = Duration::from_millis(250);
+
+/// In which time those are let go who send no whole request, and those who read nothing, on a machine that is busy.
+const LET_GO: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_for_events() {
     may_open_many_files();
-    let bridge = Bridge::dev().start().await;
-    let began = Instant::now();
+    let bridge = Bridge::dev()
+        .set("SSE_HEARTBEAT_SECONDS", 5)
+        .set("SSE_STALL_SECONDS", 10)
+        .start()
+        .await;
+    let mut producer = bridge.producer().await;
 
-    // A fifth each: silent, half a head, half a body, and streams of much and of little that are never read.
-    let kinds: [&[u8]; 5] = [
-        b"",
-        b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
-        b"GET /events?team_id=flood HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /events?all=true HTTP/1.1\r\nHost: x\r\n\r\n",
-    ];
-    let mut attackers = Vec::with_capacity(ATTACKERS);
+    let mut quiet = delays(arrive(&bridge).await, &mut producer, &[]).await;
+    let streams = r#"sse_bridge_connections{transport="sse"}"#;
+    bridge.wait_metric(streams, 0.0).await;
+
+    let attackers = attack(&bridge).await;
+    let of_attackers = (ATTACKERS / ATTACKS.len() * 2) as f64;
+    bridge
+        .wait_metric_where(streams, |open| open >= of_attackers)
+        .await;
+    let honest = arrive(&bridge).await;
+    let mut staying = Client::connect(&bridge, "team_id=7").await;
+    // Much for those who read nothing, in between what the honest ones wait for.
+    let padding = "x".repeat(16 * 1024);
+    let flood = [event("team.flood.n", padding)];
+    let mut loud = delays(honest, &mut producer, &flood).await;
+
+    let (quiet, loud) = (percentile_99(&mut quiet), percentile_99(&mut loud));
+    assert!(
+        loud <= quiet * TIMES + ON_TOP,
+        "{loud:?} with attackers, {quiet:?} without"
+    );
+    // None of them goes by itself. What stays: one stream, one producer, and who asks for the metrics.
+    eventually("attackers are let go", LET_GO, async || {
+        (bridge.metric("sse_bridge_sockets").await <= 3.0).then_some(())
+    })
+    .await;
+    let stalled = r#"sse_bridge_connections_closed_total{reason="stalled"}"#;
+    assert_eq!(bridge.metric(stalled).await, of_attackers);
+    assert_eq!(staying.events(EVENTS).await.len(), EVENTS);
+    assert_eq!(bridge.metric(streams).await, 1.0, "who reads stays");
+    drop(attackers);
+}
+
+/// A fifth each: silent, half a head, half a body, and streams of much and of little that are never read.
+const ATTACKS: [&[u8]; 5] = [
+    b"",
+    b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+    b"GET /events?team_id=flood HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /events?all=true HTTP/1.1\r\nHost: x\r\n\r\n",
+];
+
+async fn attack(bridge: &Bridge) -> Vec<TcpStream> {
     let mut connecting = JoinSet::new();
     for number in 0..ATTACKERS {
         let address = bridge.public;
@@ -279,21 +327,16 @@ async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_
                 .set_linger(Some(Duration::ZERO))
                 .expect("an option");
             socket
-                .write_all(kinds[number % kinds.len()])
+                .write_all(ATTACKS[number % ATTACKS.len()])
                 .await
                 .expect("it reads");
             socket
         });
     }
-    while let Some(attacker) = connecting.join_next().await {
-        attackers.push(attacker.expect("no panic"));
-    }
-    let streams = r#"sse_bridge_connections{transport="sse"}"#;
-    let of_attackers = (ATTACKERS / kinds.len() * 2) as f64;
-    bridge
-        .wait_metric_where(streams, |open| open >= of_attackers)
-        .await;
+    connecting.join_all().await
+}
 
+async fn arrive(bridge: &Bridge) -> Vec<Client> {
     let mut arriving = JoinSet::new();
     for _ in 0..HONEST {
         let address = bridge.public;
@@ -304,56 +347,45 @@ async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_
                 .await
         });
     }
-    let mut honest = Vec::with_capacity(HONEST);
-    while let Some(client) = arriving.join_next().await {
-        honest.push(client.expect("every honest client is let in"));
-    }
+    arriving.join_all().await
+}
 
-    // Much for those who read nothing, in between what the honest ones wait for.
+/// What each event took to each client. The next is published once all have one; before each, `others`.
+async fn delays(
+    clients: Vec<Client>,
+    producer: &mut Producer,
+    others: &[serde_json::Value],
+) -> Vec<Duration> {
+    let began = Instant::now();
+    let all_have_it = Arc::new(Barrier::new(clients.len() + 1));
     let mut reading = JoinSet::new();
-    for mut client in honest {
+    for mut client in clients {
+        let all_have_it = Arc::clone(&all_have_it);
         reading.spawn(async move {
-            let mut worst = Duration::ZERO;
+            let mut delays = Vec::with_capacity(EVENTS);
             for number in 0..EVENTS {
-                let event = client.event().await;
-                let data = event.json();
+                let data = client.event().await.json();
                 assert_eq!(data["number"], number, "every event, in its order");
-                let sent = data["sent"].as_u64().expect("milliseconds");
-                let took = began.elapsed().saturating_sub(Duration::from_millis(sent));
-                worst = worst.max(took);
+                let sent = data["sent"].as_u64().expect("microseconds");
+                delays.push(began.elapsed().saturating_sub(Duration::from_micros(sent)));
+                all_have_it.wait().await;
             }
-            worst
+            delays
         });
     }
-    let mut producer = bridge.producer().await;
-    let padding = "x".repeat(16 * 1024);
     for number in 0..EVENTS {
-        producer
-            .publish(&event("team.flood.n", padding.clone()))
-            .await;
-        let sent = u64::try_from(began.elapsed().as_millis()).expect("a short time");
-        producer
-            .publish(&event("team.7.n", json!({"number": number, "sent": sent})))
-            .await;
-    }
-    let mut worst = Duration::ZERO;
-    let all = async {
-        while let Some(took) = reading.join_next().await {
-            worst = worst.max(took.expect("every event comes"));
+        for other in others {
+            producer.publish(other).await;
         }
-    };
-    within(
-        "every event at every honest client",
-        Duration::from_secs(30),
-        all,
-    )
-    .await;
-    assert!(worst < BOUND, "the slowest event took {worst:?}");
-    // They were there all the time, or had been let go for what they did.
-    assert_eq!(attackers.len(), ATTACKERS);
-    drop(attackers);
-    eventually("their streams are gone", SOON, async || {
-        (bridge.metric(streams).await == 0.0).then_some(())
-    })
-    .await;
+        let sent = u64::try_from(began.elapsed().as_micros()).expect("a short time");
+        let data = json!({"number": number, "sent": sent});
+        producer.publish(&event("team.7.n", data)).await;
+        within("an event at every client", SOON, all_have_it.wait()).await;
+    }
+    reading.join_all().await.concat()
+}
+
+fn percentile_99(delays: &mut [Duration]) -> Duration {
+    delays.sort_unstable();
+    delays[delays.len() * 99 / 100]
 }

@@ -1,6 +1,7 @@
 //! How many streams there may be: of one user, from one address, in all.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Bridge, Client, Raw, Response, SOON, eventually};
 
@@ -161,6 +162,49 @@ async fn a_full_replica_says_so_to_whoever_comes_and_keeps_whom_it_has() {
         (count.parse::<f64>().ok()? >= 2.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_do_not_keep_a_probe_out_of_a_full_replica() {
+    let full = Bridge::dev().set("HTTP_MAX_CONNECTIONS", 1).start().await;
+    let of_one_address = Bridge::dev()
+        .set("HTTP_MAX_CONNECTIONS_PER_IP", 1)
+        .start()
+        .await;
+    let _held = let_in_again(&full, "team_id=7").await;
+    let connect =
+        async |bridge: &Bridge| Raw::connect_from([127, 0, 0, 3].into(), bridge.public).await;
+    // As many as one address may hold.
+    let mut let_in = Vec::new();
+    for _ in 0..18 {
+        let_in.push(connect(&of_one_address).await);
+    }
+    for bridge in [&full, &of_one_address] {
+        let began = Instant::now();
+        let mut silent = Vec::new();
+        for _ in 0..30 {
+            silent.push(connect(bridge).await);
+        }
+        eventually("a probe is told", SOON, async || {
+            let mut probe = connect(bridge).await;
+            probe
+                .try_send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .ok()?;
+            let answer = probe.rest_bytes().await;
+            answer.starts_with(b"HTTP/1.1 200 ").then_some(())
+        })
+        .await;
+        // Each has a second; whoever was let in would have ten.
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+        drop(silent);
+    }
+    let refused = r#"sse_bridge_connections_refused_total{reason="address_limit"}"#;
+    assert!(of_one_address.metric(refused).await > 30.0);
 }
 
 /// What a stream is answered that is asked for from another address of loopback, with these lines: its status, its head,

@@ -161,3 +161,31 @@ async fn who_may_not_publish_is_refused_before_the_body_comes() {
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     assert!(body.contains("events:publish"), "{body}");
 }
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_told_once_however_many_events_it_keeps_from_coming() {
+    let bridge = Bridge::dev()
+        .set("AUTH_MODE", "token")
+        .set("AUTH_TOKEN", "0123456789abcdef")
+        .start_serve()
+        .await;
+    let body = event("team.7.n", "lost").to_string();
+    let bearer = [("Authorization", "Bearer 0123456789abcdef")];
+    let one = async || {
+        let answer = bridge.request("POST", "/publish", &bearer, &body).await;
+        (
+            answer.head.status,
+            answer.head.header("Retry-After") == Some("2"),
+        )
+    };
+    let all = tokio::join!(one(), one(), one(), one(), one(), one(), one(), one());
+    for answer in [all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7] {
+        assert_eq!(answer, (503, true));
+    }
+    let line = bridge.log_line("cannot publish").await;
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["times"], 1);
+    // On a machine that stops for a second now and then it is told once more.
+    let times = bridge.output().matches("cannot publish").count();
+    assert!(times <= 2, "{times}");
+}

@@ -19,15 +19,15 @@ use rustix::process::Signal;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::{
-    Authority, Bridge, Event, EventStream, Identity, Item, Raw, SOON, Setup, eventually,
-    may_open_many_files, within,
+    Authority, Bridge, Client, Event, EventStream, Identity, Item, Raw, SOON, Setup, event,
+    eventually, may_open_many_files, within,
 };
 
 pub const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
@@ -283,8 +283,104 @@ async fn over_http2_a_request_is_for_the_host_that_its_authority_names() {
     }
 }
 
+#[tokio::test]
+async fn over_http1_a_full_socket_loses_nothing_and_a_client_that_hangs_up_is_let_go() {
+    let authority = Authority::new();
+    // No heartbeat wakes a stream that sleeps by mistake.
+    let setup = |setup: Setup| {
+        setup
+            .set("SSE_HEARTBEAT_SECONDS", 3600)
+            .set("SSE_STALL_SECONDS", 0)
+    };
+    let plain = setup(Bridge::dev()).start().await;
+    let tls = setup(with(&authority.sign("server", &["localhost"], 2090)))
+        .start_listening()
+        .await;
+    let config = || authority.client(&["http/1.1"], BOTH);
+
+    let series = r#"sse_bridge_connections{transport="sse"}"#;
+
+    let mut witness = Client::connect(&plain, "team_id=7").await;
+    let streams = [
+        small_socket(plain.public).await,
+        small_socket(plain.public).await,
+    ];
+    let publish = async |data: &str| {
+        plain.publish(&event("team.7.n", data)).await;
+        assert_eq!(witness.event().await.json(), data);
+    };
+    let left = hang_up(streams, publish).await;
+    plain.wait_metric(series, 1.0).await;
+    drop(left);
+
+    let connection = Http2::connect(tls.public, &authority).await;
+    let mut witness = connection.stream("team_id=7", &[]).await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let socket = small_socket(tls.public).await;
+        let connecting = TlsConnector::from(config()).connect(name, socket);
+        streams.push(connecting.await.expect("TLS"));
+    }
+    let publish = async |data: &str| {
+        connection.publish("team.7.n", data).await;
+        assert_eq!(witness.event().await.json(), data);
+    };
+    let left = hang_up(streams, publish).await;
+    eventually("who hung up is let go", SOON, async || {
+        (connection.metric(series).await == 1.0).then_some(())
+    })
+    .await;
+    drop(left);
+}
+
+/// A connection for which the kernel holds little.
+async fn small_socket(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("an option");
+    socket.connect(address).await.expect("it listens")
+}
+
+/// Opens a stream on each of these, lets their sockets fill, reads one of them to the end of what was published and then
+/// closes the client's half of each. `publish` comes back when others have the event.
+async fn hang_up<S>(
+    streams: impl IntoIterator<Item = S>,
+    mut publish: impl AsyncFnMut(&str),
+) -> Vec<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut streams: Vec<S> = streams.into_iter().collect();
+    for stream in &mut streams {
+        stream
+            .write_all(
+                b"GET /events?team_id=7 HTTP/1.1
+Host: localhost
+
+",
+            )
+            .await
+            .expect("it reads");
+        until(stream, "id: ").await;
+    }
+    // One after the other, until the socket takes no more than a part of one: the others come while the rest of that waits.
+    for _ in 0..30 {
+        publish(&"z".repeat(12_000)).await;
+    }
+    publish("came meanwhile").await;
+    let received = until(&mut streams[0], "came meanwhile").await;
+    assert_eq!(received.matches('z').count(), 360_000);
+    // The first has been read to its end, and the second is still full.
+    for stream in &mut streams {
+        within("a half that closes", SOON, stream.shutdown())
+            .await
+            .expect("it closes");
+    }
+    streams
+}
+
 /// Reads until a text has come.
-async fn until(stream: &mut TlsStream<TcpStream>, text: &str) -> String {
+async fn until(stream: &mut (impl AsyncRead + Unpin), text: &str) -> String {
     let reading = async {
         let mut received = Vec::new();
         while !String::from_utf8_lossy(&received).contains(text) {
@@ -373,6 +469,39 @@ async fn many_streams_share_a_connection_and_each_resumes_where_it_was() {
     eventually("streams that were reset are gone", SOON, async || {
         let open = connection.metric(r#"sse_bridge_connections{transport="sse"}"#);
         (open.await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_in_all_are_bounded_over_however_few_connections_they_come() {
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("HTTP_MAX_CONNECTIONS", 3)
+        .start_listening()
+        .await;
+    let one = Http2::connect(bridge.public, &authority).await;
+    let other = Http2::connect(bridge.public, &authority).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(one.stream("team_id=7", &[]).await);
+    }
+    for connection in [&one, &other] {
+        let answer = connection.request("/events?team_id=7", &[]).await;
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "10");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    let refused = r#"sse_bridge_connections_refused_total{reason="connection_limit"}"#;
+    assert_eq!(one.metric(refused).await, 2.0);
+    one.publish("team.7.n", "for who was let in").await;
+    for stream in &mut streams {
+        assert_eq!(stream.event().await.data, "\"for who was let in\"");
+    }
+    streams.pop();
+    eventually("a place is free again", SOON, async || {
+        let answer = other.request("/events?team_id=7", &[]).await;
+        (answer.status() == 200).then_some(())
     })
     .await;
 }
@@ -673,7 +802,7 @@ async fn two_thousand_who_never_end_their_handshake_are_let_go_and_nobody_else_n
 /// Sends a byte now and then until the other side has had enough; how long that took.
 async fn dripping<S>(stream: S, byte: &'static [u8], began: Instant) -> Duration
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let end = async {

@@ -167,6 +167,24 @@ fn forged() -> Vec<Refused> {
             "kid",
         ),
         bad(
+            "an odd jwk",
+            &sign(&json!({"alg": "HS256", "jwk": 7}), &claims()),
+            "token's header has a member",
+        ),
+        bad(
+            "an odd x5c",
+            &sign(&json!({"alg": "HS256", "x5c": 7}), &claims()),
+            "token's header has a member",
+        ),
+        bad(
+            "alg twice",
+            &sign_text(
+                r#"{"alg":"HS256","alg":"HS256"}"#,
+                claims().to_string().as_bytes(),
+            ),
+            "stands twice",
+        ),
+        bad(
             "expired",
             &sign(&hs256, &with("exp", json!(now() - 31))),
             "expired",
