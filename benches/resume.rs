@@ -107,19 +107,18 @@ async fn main() {
         rounds.push((began, ended));
     }
     let [live, bare] = live.end().await;
-    let (usual, meanwhile) = (usual(&live, &rounds), meanwhile(&live, &rounds));
-    let (bare_usual, bare_meanwhile) =
-        (self::usual(&bare, &rounds), self::meanwhile(&bare, &rounds));
-    print_delays("live, usually", &usual);
-    print_delays("live, meanwhile", &meanwhile);
+    let (live_usually, live_meanwhile) = (usual(&live, &rounds), meanwhile(&live, &rounds));
+    let (bare_usually, bare_meanwhile) = (usual(&bare, &rounds), meanwhile(&bare, &rounds));
+    print_delays("live, usually", &live_usually);
+    print_delays("live, meanwhile", &live_meanwhile);
     print_delays("  as they come", &first_moment(&live, &rounds));
-    print_delays("bare, usually", &bare_usual);
+    print_delays("bare, usually", &bare_usually);
     print_delays("bare, meanwhile", &bare_meanwhile);
     let p99 = |delays: &[Duration]| percentile(delays, 0.99).as_secs_f64();
     println!(
         "p99 meanwhile:    {:.2} times the usual; of a bare consumer {:.2} times",
-        p99(&meanwhile) / p99(&usual),
-        p99(&bare_meanwhile) / p99(&bare_usual)
+        p99(&live_meanwhile) / p99(&live_usually),
+        p99(&bare_meanwhile) / p99(&bare_usually)
     );
 }
 
