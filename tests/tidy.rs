@@ -48,7 +48,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "publish",
-        &["amqp", "auth", "body", "embedded", "event", "problem"],
+        &[
+            "amqp", "auth", "body", "embedded", "event", "metrics", "problem",
+        ],
     ),
     (
         "revoke",
@@ -666,36 +668,59 @@ fn whatever_looks_like_a_setting_in_the_readme_is_one() {
     );
 }
 
-/// A metric: its type, its label's name, and that label's values, as far as they are told.
-type Described = BTreeMap<String, (String, Option<String>, BTreeSet<String>)>;
+/// What is told of a metric.
+#[derive(Debug, Default, PartialEq)]
+struct Metric {
+    kind: String,
+    label: Option<String>,
+    /// The values of the label, as far as they are a closed set.
+    values: BTreeSet<String>,
+    meaning: String,
+}
+
+type Described = BTreeMap<String, Metric>;
+
+/// As a table's cell and a help text both can say it: without marks, links and the last full stop, in small letters.
+fn plain(meaning: &str) -> String {
+    let mut text = String::new();
+    let mut rest = meaning;
+    while let Some((before, link)) = rest.split_once("](") {
+        text.push_str(before);
+        rest = link.split_once(')').expect("a link ends").1;
+    }
+    text.push_str(rest);
+    text.replace(['`', '['], "")
+        .trim_end_matches('.')
+        .to_lowercase()
+}
 
 fn metrics_of_the_code() -> Described {
     let text = String::from_utf8(Metrics::new().unwrap().render().unwrap()).unwrap();
     let short = |name: &str| name.strip_prefix("sse_bridge_").unwrap_or(name).to_owned();
-    let mut found: Described = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .map(|(name, kind)| (short(name), (kind.to_owned(), None, BTreeSet::new())))
-        .collect();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some((name, labels)) = line.split_once('{') else {
-            continue;
-        };
-        let Some((_, label, values)) = found.get_mut(&short(name)) else {
-            // A bucket, whose label says only which.
-            assert!(
-                name.ends_with("_bucket") && labels.starts_with("le="),
-                "{line}"
-            );
-            continue;
-        };
-        let (name, value) = labels.split_once("=\"").expect("a label");
-        let (value, rest) = value.split_once('"').expect("its end");
-        assert!(rest.starts_with('}'), "more than one label: {line}");
-        *label = Some(name.to_owned());
-        // What runs is no part of a closed set.
-        if name != "version" {
-            values.insert(value.to_owned());
+    let mut found = Described::new();
+    for line in text.lines() {
+        let told = |what: &str| line.strip_prefix(what)?.split_once(' ');
+        if let Some((name, help)) = told("# HELP ") {
+            found.entry(short(name)).or_default().meaning = plain(help);
+        } else if let Some((name, kind)) = told("# TYPE ") {
+            found.entry(short(name)).or_default().kind = kind.to_owned();
+        } else if let Some((name, labels)) = line.split_once('{') {
+            let Some(metric) = found.get_mut(&short(name)) else {
+                // A bucket, whose label says only which.
+                assert!(
+                    name.ends_with("_bucket") && labels.starts_with("le="),
+                    "{line}"
+                );
+                continue;
+            };
+            let (name, value) = labels.split_once("=\"").expect("a label");
+            let (value, rest) = value.split_once('"').expect("its end");
+            assert!(rest.starts_with('}'), "more than one label: {line}");
+            metric.label = Some(name.to_owned());
+            // What runs is no part of a closed set.
+            if name != "version" {
+                metric.values.insert(value.to_owned());
+            }
         }
     }
     found
@@ -705,20 +730,23 @@ fn metrics_of_the_readme() -> Described {
     let readme = read("README.md");
     let mut found = Described::new();
     for cells in rows(&section(&readme, "Metrics")) {
-        for name in code_spans(cells[0]) {
-            let spans = code_spans(cells[2]);
-            let label = spans.first().map(|label| (*label).to_owned());
-            let mut values: BTreeSet<String> = spans
-                .iter()
-                .skip(1)
-                .map(|value| (*value).to_owned())
-                .collect();
-            if cells[2].contains("(#what-is-dead-lettered)") {
-                values = reasons_of_the_readme(&readme);
-            }
-            let before = found.insert(name.to_owned(), (cells[1].to_owned(), label, values));
-            assert_eq!(before, None, "{name} stands twice");
-        }
+        let Some(name) = sole_code_span(cells[0]) else {
+            continue;
+        };
+        let spans = code_spans(cells[2]);
+        let values = if cells[2].contains("(#what-is-dead-lettered)") {
+            reasons_of_the_readme(&readme)
+        } else {
+            spans.iter().skip(1).map(ToString::to_string).collect()
+        };
+        let metric = Metric {
+            kind: cells[1].to_owned(),
+            label: spans.first().map(|label| (*label).to_owned()),
+            values,
+            meaning: plain(cells[3]),
+        };
+        let before = found.insert(name.to_owned(), metric);
+        assert_eq!(before, None, "{name} stands twice");
     }
     found
 }
@@ -741,12 +769,12 @@ fn reasons_of_the_readme(readme: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn readme_and_code_name_the_same_metrics_with_the_same_types_and_labels() {
+fn readme_and_code_name_the_same_metrics_with_the_same_types_labels_and_meanings() {
     let (code, readme) = (metrics_of_the_code(), metrics_of_the_readme());
     assert!(code.len() >= 25, "only {} metrics were found", code.len());
     let labelled = code
         .values()
-        .filter(|(_, label, _)| label.is_some())
+        .filter(|metric| metric.label.is_some())
         .count();
     assert!(labelled >= 7, "only {labelled} metrics have labels");
     for name in code.keys().chain(readme.keys()) {
