@@ -642,7 +642,12 @@ fn whatever_looks_like_a_setting_in_the_readme_is_one() {
         .filter_map(|setting| setting.name.split('_').next())
         .collect();
     let mut found = BTreeSet::new();
-    for file in ["README.md", "CHANGELOG.md"] {
+    for file in [
+        "README.md",
+        "CHANGELOG.md",
+        "deploy/RUNBOOK.md",
+        "deploy/TUNING.md",
+    ] {
         let text = read(file);
         for word in
             text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
@@ -784,6 +789,150 @@ fn readme_and_code_name_the_same_metrics_with_the_same_types_labels_and_meanings
             "{name}: README.md and the code"
         );
     }
+}
+
+/// What is written for Prometheus, in its language and in words.
+const WATCHING: [&str; 5] = [
+    "deploy/prometheus/rules.yml",
+    "deploy/prometheus/alerts.yml",
+    "deploy/RUNBOOK.md",
+    "deploy/TUNING.md",
+    "tests/broker/monitoring/alerts.test.yml",
+];
+
+/// The words of PromQL and of prose, each with what follows it.
+fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = &rest[rest.find(is_word)?..];
+        let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        Some((word, after))
+    })
+}
+
+/// The labels of a selector that stands here, with the values that are asked for.
+fn selector(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|text| text.split('}').next());
+    inner.unwrap_or_default().split(", ").filter_map(|matcher| {
+        let (label, value) = matcher.split_once('=')?;
+        let value = value.trim_start_matches('~').trim_matches('"');
+        Some((label.trim_end_matches('!'), value.split('|').collect()))
+    })
+}
+
+#[test]
+fn whatever_looks_like_a_metric_in_rules_alerts_and_runbook_is_one() {
+    let metrics = metrics_of_the_code();
+    let records: BTreeSet<String> = read("deploy/prometheus/rules.yml")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "))
+        .map(str::to_owned)
+        .collect();
+    let (mut found, mut selected) = (BTreeSet::new(), 0);
+    for file in WATCHING {
+        let text = read(file).replace("\\\"", "\"");
+        for (word, after) in words(&text) {
+            if word.contains(":sse_bridge_") {
+                assert!(records.contains(word), "{file}: nobody records {word}");
+            }
+            let name = match word.strip_prefix("sse_bridge_") {
+                Some(name) => name.trim_end_matches("_bucket"),
+                None if word.ends_with("_total") || word.starts_with("process_") => word,
+                None => continue,
+            };
+            let Some(metric) = metrics.get(name) else {
+                panic!("{file}: there is no metric {word}");
+            };
+            found.insert(name.to_owned());
+            for (label, values) in selector(after) {
+                if ["job", "instance", "le", "version"].contains(&label) {
+                    continue;
+                }
+                assert_eq!(metric.label.as_deref(), Some(label), "{file}: {word}");
+                for value in values {
+                    assert!(metric.values.contains(value), "{file}: {word}: {value}");
+                    selected += 1;
+                }
+            }
+        }
+    }
+    assert!(found.len() >= 40, "only {found:?}");
+    assert!(selected >= 30, "only {selected} values of labels");
+}
+
+/// What a paragraph of the runbook answers, in this order.
+const ANSWERS: [&str; 5] = ["Means", "Users notice", "Look", "Do", "Harmless"];
+
+#[test]
+fn every_alert_has_its_paragraph_in_the_runbook_and_leads_there() {
+    let runbook = read("deploy/RUNBOOK.md");
+    let mut paragraphs = BTreeSet::new();
+    for section in runbook.split("\n### ").skip(1) {
+        let (name, text) = section.split_once('\n').expect("a paragraph");
+        let text = text.split("\n## ").next().unwrap();
+        let answers: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("- **")?.split_once("**: "))
+            .map(|(answer, _)| answer)
+            .collect();
+        assert_eq!(answers, ANSWERS, "{name}");
+        assert!(paragraphs.insert(name.to_owned()), "{name} stands twice");
+    }
+    let alerts = read("deploy/prometheus/alerts.yml");
+    let mut named = BTreeSet::new();
+    for alert in alerts.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        let link = format!("runbook: deploy/RUNBOOK.md#{}\n", name.to_lowercase());
+        assert!(alert.contains(&link), "{name}: where it leads");
+        assert!(named.insert(name.to_owned()), "{name} stands twice");
+    }
+    assert!(named.len() > 30, "only {named:?}");
+    assert_eq!(paragraphs, named, "the runbook, and the alerts");
+}
+
+/// The headings of a page as its links name them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let letters = heading
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            letters.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
+#[test]
+fn what_the_pages_of_operators_link_to_is_there() {
+    let mut followed = 0;
+    for page in ["deploy/RUNBOOK.md", "deploy/TUNING.md", "README.md"] {
+        let text = read(page);
+        let folder = Path::new(page).parent().unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.to_owned(),
+                file => folder.join(file).to_str().unwrap().to_owned(),
+            };
+            assert!(root().join(&target).exists(), "{page}: {link}");
+            if !anchor.is_empty() {
+                assert!(anchors(&read(&target)).contains(anchor), "{page}: {link}");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 30, "only {followed} links");
 }
 
 #[test]
