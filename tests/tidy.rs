@@ -791,10 +791,11 @@ fn readme_and_code_name_the_same_metrics_with_the_same_types_labels_and_meanings
     }
 }
 
-/// What is written for Prometheus, in its language and in words.
-const WATCHING: [&str; 5] = [
+/// What is written for Prometheus and Grafana, in their languages and in words.
+const WATCHING: [&str; 6] = [
     "deploy/prometheus/rules.yml",
     "deploy/prometheus/alerts.yml",
+    "deploy/grafana/dashboard.json",
     "deploy/RUNBOOK.md",
     "deploy/TUNING.md",
     "tests/broker/monitoring/alerts.test.yml",
@@ -826,7 +827,7 @@ fn selector(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
 }
 
 #[test]
-fn whatever_looks_like_a_metric_in_rules_alerts_and_runbook_is_one() {
+fn whatever_looks_like_a_metric_in_rules_alerts_dashboard_and_runbook_is_one() {
     let metrics = metrics_of_the_code();
     let records: BTreeSet<String> = read("deploy/prometheus/rules.yml")
         .lines()
