@@ -104,13 +104,18 @@ class Store<M extends object> {
         show({ gaps: [...this.#view.gaps, gap].slice(-GAPS_KEPT) });
       },
       onState: (state, detail) => {
+        // Closed because nobody looks any more: nothing to show.
+        if (this.#stream !== stream) return;
         newest.current.onState?.(state, detail);
         const { attempt, retryInMs, status } = detail;
         show({ state, attempt, retryInMs, status });
       },
     });
     this.#stream = stream;
-    return () => stream.close();
+    return () => {
+      this.#stream = undefined;
+      stream.close();
+    };
   };
 }
 
