@@ -146,7 +146,7 @@ export class Connection {
       for (const { type, data } of blocks) {
         if (signal.aborted) return;
         const bye = type === "bridge.bye" && JSON.parse(data ?? "{}").reason;
-        if (bye === "revoked") return this.#end({});
+        if (bye === "revoked") return this.#end({ error: new Error("the login was revoked") });
         if (type === "bridge.expiring" || bye === "expired") void this.#renew(signal);
       }
     }

@@ -51,7 +51,7 @@ class Site {
   }
 
   static async start(test: TestContext): Promise<Site> {
-    const site = new Site(await Bridge.start(test, { SSE_HEARTBEAT_SECONDS: "1" }), await browser.newContext());
+    const site = new Site(await Bridge.dev(test, { SSE_HEARTBEAT_SECONDS: "1" }), await browser.newContext());
     const server = createServer((asked, answer) => site.#answer(asked, answer));
     server.listen(0, "127.0.0.1");
     await until(() => server.listening, "the site listens");
@@ -258,7 +258,7 @@ test("a bridge that comes back without its memory tells all tabs of one gap, and
   await site.publish(0, 50);
   for (const tab of tabs) await tab.has(0, 50);
   await site.bridge.stop("SIGKILL");
-  const again = await Bridge.start(test, {}, site.bridge.port);
+  const again = await Bridge.dev(test, {}, site.bridge.port);
   for (const tab of tabs) await until(async () => (await tab.said()).gaps.length, "the gap");
   for (let number = 50; number < 55; number += 1) await again.publish(number);
   for (const tab of tabs) {
@@ -395,7 +395,7 @@ test("over the native EventSource, an answer that ends it for good is survived, 
   assert.deepEqual((await tab.said()).errors, []);
 });
 
-/** As when another tab is brought to the front. */
+/** Says what a browser says when another tab comes to the front: without a window it never hides a page by itself. */
 async function hide(page: Page, isHidden: boolean): Promise<void> {
   await page.evaluate((isHidden) => {
     Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });

@@ -336,6 +336,7 @@ test("bridge.bye of a drain is followed by a return, and of a login that was rev
   const detail = await recorded.is("closed");
   assert.deepEqual(byes, [{ reason: "drain" }, { reason: "revoked" }]);
   assert.equal(detail.status, undefined);
+  assert.match(String(detail.error), /revoked/);
   await until(() => server.requests[1]!.isGone, "the connection is given back");
   assert.equal(server.requests.length, 2);
   assert.equal(timers(), 0);

@@ -1,6 +1,7 @@
 /** What the tests stand on: servers that speak raw bytes, a real bridge, a real Chromium, and waiting without sleeping. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
@@ -168,39 +169,70 @@ export class Recorded {
   }
 }
 
-/** `sse-bridge dev`: the real thing, with its broker in memory. */
+const PROGRAM = path.resolve(process.env["SSE_BRIDGE"] ?? "../../target/debug/sse-bridge");
+
+/** The real bridge. `dev` has its broker in memory; `serve` checks tokens, and here has no broker at all, which it does not need for that. */
 export class Bridge {
   readonly port: number;
+  readonly adminPort: number;
   #process: ChildProcess;
+  #settings: Record<string, string>;
 
-  private constructor(port: number, process: ChildProcess) {
+  private constructor(port: number, adminPort: number, process: ChildProcess, settings: Record<string, string>) {
     this.port = port;
+    this.adminPort = adminPort;
     this.#process = process;
+    this.#settings = settings;
   }
 
-  static async start(test: TestContext, settings: Record<string, string> = {}, port = 0): Promise<Bridge> {
-    const program = path.resolve(process.env["SSE_BRIDGE"] ?? "../../target/debug/sse-bridge");
-    assert.ok(existsSync(program), `${program}: build it with cargo build, or name another in SSE_BRIDGE`);
-    const child = spawn(program, ["dev"], {
-      env: { HTTP_BIND: `127.0.0.1:${port}`, RUST_LOG: "error", ...settings },
-      cwd: path.resolve("test"),
-      stdio: ["ignore", "pipe", "inherit"],
+  static dev(test: TestContext, settings: Record<string, string> = {}, port = 0): Promise<Bridge> {
+    return Bridge.#start(test, "dev", { HTTP_BIND: `127.0.0.1:${port}`, ...settings });
+  }
+
+  /** With tokens as the login. Where a test connects, nothing listens but the bridge. */
+  static serve(test: TestContext, settings: Record<string, string> = {}): Promise<Bridge> {
+    return Bridge.#start(test, "serve", {
+      AUTH_MODE: "jwt",
+      AUTH_JWT_SECRET: randomBytes(32).toString("hex"),
+      RABBITMQ_URL: "amqp://guest:guest@127.0.0.1:1/%2F",
+      HTTP_BIND: "127.0.0.1:0",
+      ADMIN_BIND: "127.0.0.1:0",
+      ...settings,
     });
+  }
+
+  static async #start(test: TestContext, command: string, settings: Record<string, string>): Promise<Bridge> {
+    assert.ok(existsSync(PROGRAM), `${PROGRAM}: build it with cargo build, or name another in SSE_BRIDGE`);
+    const child = spawn(PROGRAM, [command], { env: settings, cwd: path.resolve("test"), stdio: ["ignore", "pipe", "pipe"] });
     test.after(() => void child.kill("SIGKILL"));
     let said = "";
-    child.stdout!.setEncoding("utf8").on("data", (text: string) => (said += text));
-    const bound = await until(() => /console +http:\/\/127\.0\.0\.1:(\d+)\//.exec(said), "the bridge listens");
-    return new Bridge(Number(bound[1]), child);
+    for (const output of [child.stdout, child.stderr]) output.setEncoding("utf8").on("data", (text: string) => (said += text));
+    const bound = await until(() => /"message":"listening".*/.exec(said), `the bridge listens: ${said}`);
+    const [port, adminPort] = ["public", "admin"].map((name) => Number(new RegExp(`"${name}":"127.0.0.1:(\\d+)"`).exec(bound[0])?.[1]));
+    return new Bridge(port!, adminPort!, child, settings);
   }
 
   url(query = "team_id=7"): string {
     return `http://127.0.0.1:${this.port}/events?${query}`;
   }
 
+  /** A token of a user 42 in team 7. */
+  token(timeToLive: string): string {
+    const run = spawnSync(PROGRAM, ["token", "--user", "42", "--team", "7", "--ttl", timeToLive], { env: this.#settings, encoding: "utf8" });
+    assert.equal(run.status, 0, run.stderr);
+    return run.stdout.trim();
+  }
+
   async publish(data: unknown, type?: string, topic = "team.7.job.9.status"): Promise<void> {
     const body = JSON.stringify({ topic, data, ...(type && { type }) });
     const answer = await fetch(`http://127.0.0.1:${this.port}/publish`, { method: "POST", body });
     assert.equal(answer.status, 202, await answer.text());
+  }
+
+  /** Ends the streams of user 42. Without a broker no other replica hears of it, which the answer says. */
+  async revoke(): Promise<void> {
+    const answer = await fetch(`http://127.0.0.1:${this.adminPort}/revoke`, { method: "POST", body: '{"user_id":"42"}' });
+    assert.equal(answer.status, 503, await answer.text());
   }
 
   async stop(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
