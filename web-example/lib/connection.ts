@@ -30,7 +30,7 @@ export function report(error: unknown): void {
  * a gap, and it is not compared with the ids that follow.
  */
 export function idAfter({ id, type, data }: Block, before: string): string {
-  return id ?? (type === "bridge.gap" && data!.includes('"unknown"') ? "unknown" : before);
+  return id ?? (type === "bridge.gap" && data?.includes('"unknown"') ? "unknown" : before);
 }
 
 /**

@@ -21,7 +21,7 @@ interface News {
 /** What a tab asks of the leader: how it is, or to connect anew. */
 type Question = "hello" | "reconnect";
 
-/** The position in an id `<position>-<mark>`. Not a number where there is none, which is neither before nor behind anything. */
+/** The position in an id `<position>-<mark>`. `NaN` where there is none, which is neither before nor behind anything. */
 const position = (id: string): number => Number.parseInt(id, 10);
 
 export class SharedConnection {
@@ -62,6 +62,7 @@ export class SharedConnection {
 
   close(): void {
     this.#isClosed = true;
+    this.#isLeading = false;
     clearTimeout(this.#patience);
     this.#disconnect();
     this.#place.abort();
@@ -117,7 +118,7 @@ export class SharedConnection {
   #follow({ blocks, after, state, detail }: News): void {
     // Who has seen nothing begins here, as a new connection does with its first checkpoint.
     if (!this.#connection && !this.#seen && after) this.#take([{ id: after, type: "message" }]);
-    if (position(after) > position(this.#seen)) return void (this.#connection ?? this.#connect());
+    if (after !== this.#seen && !(position(after) <= position(this.#seen))) return void (this.#connection ?? this.#connect());
     if (!this.#isLeading) {
       if (state === "closed") clearTimeout(this.#patience);
       else this.#wait(detail.retryInMs);
@@ -150,12 +151,13 @@ export class SharedConnection {
 
   /** Passes on what this tab has not seen yet. */
   #take(blocks: Block[]): void {
+    const after = this.#seen;
     const isNew = (block: Block): boolean => {
       if (block.id !== undefined && position(block.id) <= position(this.#seen)) return false;
       this.#seen = idAfter(block, this.#seen);
       return true;
     };
-    this.#sink.hear(blocks.filter(isNew), "");
+    this.#sink.hear(blocks.filter(isNew), after);
   }
 
   #turn(state: State, detail: StateDetail): void {

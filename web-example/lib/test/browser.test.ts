@@ -252,6 +252,46 @@ test("a tab with an id of another time is told of a gap, and the others are not"
   assert.deepEqual(said.events.slice(-5).map(Number), [5, 6, 7, 8, 9]);
 });
 
+test("news that does not follow what a tab has seen is not taken: it asks the bridge", async (test) => {
+  const site = await Site.start(test);
+  const first = await site.shared();
+  const second = await site.shared();
+  await site.publish(0, 5);
+  await second.has(0, 5);
+  const other = await site.tab();
+  for (const after of ["", "unknown", "900000-00000000"]) {
+    const asked = site.asked.length;
+    await other.page.evaluate(
+      ([name, after]) => {
+        const news = { blocks: [{ id: "900001-00000000", type: "message", data: "99" }], after, state: "open", detail: { attempt: 0 } };
+        new BroadcastChannel(name!).postMessage(news);
+      },
+      [`${SHARE} /events?team_id=7`, after],
+    );
+    await until(() => site.asked.length === asked + 1, `a connection of its own, for news after ${after}`);
+    await until(() => site.open === 1, "it follows again");
+  }
+  await site.publish(5, 10);
+  await first.has(0, 10);
+  await second.has(0, 10);
+});
+
+test("closing a shared stream from within any callback leaves nothing behind, and the lock is free", async (test) => {
+  const site = await Site.start(test);
+  const tab = await site.tab();
+  await tab.page.evaluate((share) => {
+    for (const last of ["connecting", "open"]) {
+      const stream: { close(): void } = client.make("/events?team_id=7", { share, onState: (state) => state === last && stream.close() });
+    }
+  }, SHARE);
+  await until(() => tab.page.evaluate(async () => (await navigator.locks.query()).held!.length === 0), "nobody leads");
+  await until(() => site.open === 0, "no connection");
+  await tab.open({ share: SHARE });
+  await tab.is("open");
+  await site.publish(0, 3);
+  await tab.has(0, 3);
+});
+
 test("a bridge that comes back without its memory tells all tabs of one gap, and all go on", async (test) => {
   const site = await Site.start(test);
   const tabs = [await site.shared(), await site.shared()];

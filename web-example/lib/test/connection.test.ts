@@ -42,16 +42,20 @@ test("an event reaches onEvent and the listeners of its name, with its id, its t
 
 test("when the stream ends it comes back after a wait, with the last id, and says what it does", async (test) => {
   const server = await Server.start(test, (exchange, count) => {
-    exchange.stream(count === 1 ? EVENT : "id: 2-00000002\n\ndata: 2\n\n");
-    if (count === 1) exchange.end();
+    exchange.stream(["", EVENT, "", "id: 2-00000002\n\ndata: 2\n\n"][count]);
+    if (count < 3) exchange.end();
   });
   const recorded = new Recorded(test, server.url);
   assert.deepEqual(await recorded.data(2), ["1", "2"]);
-  assert.equal((await server.request(2)).lastEventId, "1-00000001");
-  assert.deepEqual(recorded.order, ["connecting", "open", "1-00000001 job.status", "waiting", "connecting", "open", "2-00000002 message"]);
+  assert.deepEqual(
+    server.requests.map(({ lastEventId }) => lastEventId),
+    [undefined, "1-00000001", "1-00000001"],
+  );
+  const back = ["waiting", "connecting", "open"];
+  assert.deepEqual(recorded.order, ["connecting", "open", "1-00000001 job.status", ...back, ...back, "2-00000002 message"]);
   assert.deepEqual(
     recorded.states.map(([, { attempt }]) => attempt),
-    [0, 0, 1, 1, 0],
+    [0, 0, 1, 1, 0, 1, 1, 0],
   );
   assert.ok(recorded.states[2]![1].retryInMs! >= 1);
 });
@@ -437,9 +441,12 @@ test("closing from within any callback ends it there: nothing that came in the s
     ["1-00000001 job.status", (close) => ({ onEvent: close })],
   ];
   for (const [last, options] of cases) {
-    const recorded: Recorded = new Recorded(test, server.url, options(() => recorded.stream.close()));
+    let asked = 0;
+    const headers = () => ({ "X-Asked": `${(asked += 1)}` });
+    const recorded: Recorded = new Recorded(test, server.url, { headers, ...options(() => recorded.stream.close()) });
     await recorded.is("closed");
     await new Promise(setImmediate);
+    assert.equal(asked, last === "connecting" ? 0 : 1);
     assert.deepEqual(recorded.order.slice(-2), [last, "closed"]);
     assert.equal(timers(), 0, last);
   }

@@ -56,6 +56,7 @@ const client = {
   open(url: string, options: Options = {}): void {
     client.stream = new EventStream(url, { minRetryMs: 1, maxRetryMs: 50, ...options, ...keep });
   },
+  make: (url: string, options: Options): EventStream => new EventStream(url, options),
   openNative(url: string, options: NativeOptions = {}): void {
     client.native = nativeEventStream(url, { minRetryMs: 1, maxRetryMs: 50, ...options, ...keep });
   },
