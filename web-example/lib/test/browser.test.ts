@@ -70,6 +70,9 @@ class Site {
 
   #answer(asked: IncomingMessage, answer: ServerResponse): void {
     const url = new URL(asked.url ?? "/", this.#origin);
+    // For a page without an origin everything is another origin's.
+    answer.setHeader("Access-Control-Allow-Origin", "*");
+    if (url.pathname === "/sandbox") answer.setHeader("Content-Security-Policy", "sandbox allow-scripts");
     if (url.pathname === "/client.js") return void answer.setHeader("Content-Type", "text/javascript").end(script);
     if (url.pathname === "/burst") {
       answer.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
@@ -93,10 +96,10 @@ class Site {
     });
   }
 
-  async tab(): Promise<Tab> {
+  async tab(path = "/"): Promise<Tab> {
     const page = await this.context.newPage();
     // Its load event comes after its module.
-    await page.goto(this.#origin);
+    await page.goto(this.#origin + path);
     return new Tab(page);
   }
 
@@ -301,6 +304,18 @@ test("closing a shared stream from within any callback leaves nothing behind, an
   await tab.is("open");
   await site.publish(0, 3);
   await tab.has(0, 3);
+});
+
+test("in a page without an origin, which may not have locks, a shared stream has a connection of its own", async (test) => {
+  const site = await Site.start(test);
+  const tabs = [await site.tab("/sandbox"), await site.tab("/sandbox")];
+  for (const tab of tabs) {
+    await tab.open({ share: SHARE });
+    await tab.is("open");
+  }
+  await site.publish(0, 3);
+  for (const tab of tabs) await tab.has(0, 3);
+  assert.equal(site.open, 2);
 });
 
 test("a bridge that comes back without its memory tells all tabs of one gap, and all go on", async (test) => {
