@@ -36,7 +36,9 @@ export default async function Page() {
 async function directUrl(): Promise<string> {
   const { bridgeUrl, bridgePublicUrl } = settings();
   if (bridgePublicUrl) return new URL("/events", bridgePublicUrl).href;
-  const host = (await headers()).get("host") ?? "localhost";
+  const asked = await headers();
+  // After a sign-in Next.js asks itself for this page: `Host` is its own then, and the browser's is the forwarded one.
+  const host = asked.get("x-forwarded-host") ?? asked.get("host") ?? "localhost";
   const url = new URL("/events", bridgeUrl);
   url.hostname = new URL(`http://${host}`).hostname;
   return url.href;

@@ -43,7 +43,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
 
   const addresses = { own: "/api/events", direct: directUrl };
   const audience = new URLSearchParams({ user_id: person.id, team_id: team.id });
-  const { board, stream, received, reconnects, retryAt, refusal, cut, cutUntil, pulse } = useBoard({
+  const { board, stream, received, reconnects, gaps, retryAt, cut, cutUntil, pulse } = useBoard({
     initial,
     url: `${addresses[route]}?${audience}`,
     route,
@@ -62,7 +62,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
   const act = useCallback((job: Job, action: JobAction) => void ask(`/api/jobs/${job.id}`, { action }), [ask]);
 
   const cutSeconds = secondsUntil(cutUntil);
-  const status = statusOf(stream.state, { attempt: stream.attempt, retryIn: secondsUntil(retryAt), refusal, cutSeconds });
+  const status = statusOf(stream.state, { attempt: stream.attempt, retryIn: secondsUntil(retryAt), refusal: stream.status, reconnects, losses: gaps + board.missing });
   const counts = countsOf(board.jobs);
 
   return (
@@ -82,44 +82,46 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
         </nav>
       </header>
 
-      <main className="page" id="board" tabIndex={-1}>
-        <div className="title">
-          <div>
-            <h1>Team {team.name}</h1>
-            <p>
-              {counts.running} running, {counts.queued} queued, {counts.done} done, {counts.failed} failed
-            </p>
+      <div className="layout">
+        <main className="page" id="board" tabIndex={-1}>
+          <div className="title">
+            <div>
+              <h1>Team {team.name}</h1>
+              <p>
+                {counts.running} running, {counts.queued} queued, {counts.done} done, {counts.failed} failed
+              </p>
+            </div>
+            <Composer onStart={(kind: KindId, count: number) => void ask("/api/jobs", { kind, count })} />
           </div>
-          <Composer onStart={(kind: KindId, count: number) => void ask("/api/jobs", { kind, count })} />
-        </div>
-        <BoardColumns jobs={board.jobs} now={now} onAction={act} />
-        <p className="honest">
-          The jobs are simulated: this example’s server moves them on with a timer. Their events are real, published to the bridge
-          one by one.
-        </p>
-      </main>
+          <BoardColumns jobs={board.jobs} now={now} onAction={act} />
+          <p className="honest">
+            The jobs are simulated: this example’s server moves them on with a timer. Their events are real, published to the bridge
+            one by one.
+          </p>
+        </main>
 
-      <aside className="side" aria-label="Connection and notices">
-        <ConnectionPanel
-          status={status}
-          lastEventId={stream.lastEventId}
-          events={received.count}
-          reconnects={reconnects}
-          gaps={stream.gaps.length}
-          missing={board.missing}
-          pulse={pulse}
-          log={received.log}
-          route={route}
-          addresses={addresses}
-          shared={shared}
-          cutSeconds={cutSeconds}
-          onRoute={setRoute}
-          onShare={setShared}
-          onCut={cut}
-          onReconnect={stream.reconnect}
-        />
-        <Notices notices={board.notices} teamName={team.name} now={now} onSend={(text) => void ask("/api/notices", { text })} />
-      </aside>
+        <aside className="side" aria-label="Connection and notices">
+          <ConnectionPanel
+            status={status}
+            lastEventId={stream.lastEventId}
+            events={received.count}
+            reconnects={reconnects}
+            gaps={gaps}
+            missing={board.missing}
+            pulse={pulse}
+            log={received.log}
+            route={route}
+            addresses={addresses}
+            shared={shared}
+            cutSeconds={cutSeconds}
+            onRoute={setRoute}
+            onShare={setShared}
+            onCut={cut}
+            onReconnect={stream.reconnect}
+          />
+          <Notices notices={board.notices} teamName={team.name} now={now} onSend={(text) => void ask("/api/notices", { text })} />
+        </aside>
+      </div>
 
       <div className="toasts" role="status" aria-live="polite">
         {toasts.map(({ key, tone, text }) => (

@@ -41,7 +41,7 @@ export function ConnectionPanel(props: Props) {
         <Figure name="Events" value={events} />
         <Figure name="Reconnects" value={reconnects} />
         <Figure name="Gaps" value={gaps} />
-        <Figure name="Lost unseen" value={missing} />
+        <Figure name="Silent losses" value={missing} />
       </dl>
       <div className="buttons">
         <button className="button warn" type="button" onClick={props.onCut} disabled={cutSeconds > 0}>
@@ -88,23 +88,27 @@ export interface Status {
   detail: string;
 }
 
-export function statusOf(state: State, { attempt, retryIn, refusal, cutSeconds }: { attempt: number; retryIn: number; refusal: number | null; cutSeconds: number }): Status {
-  const why = cutSeconds > 0 ? "The line is cut. " : refusal !== null ? `The answer was ${refusal}. ` : "";
+interface Circumstances {
+  attempt: number;
+  retryIn: number;
+  refusal: number | undefined;
+  reconnects: number;
+  losses: number;
+}
+
+export function statusOf(state: State, { attempt, retryIn, refusal, reconnects, losses }: Circumstances): Status {
+  const why = refusal === undefined ? "" : `The answer was ${refusal}. `;
   switch (state) {
     case "open":
-      return { tone: "live", label: "Live", detail: "Events arrive as they happen." };
+      return { tone: "live", label: "Live", detail: reconnects > 0 && losses === 0 ? "Back again, and nothing was missed." : "Events arrive as they happen." };
     case "connecting":
-      return { tone: "trying", label: "Connecting", detail: `${why}${attempt > 0 ? `Attempt ${attempt + 1}.` : "One moment."}` };
+      return { tone: "trying", label: "Connecting", detail: attempt > 0 ? `Attempt ${attempt + 1} is under way.` : "One moment." };
     case "waiting":
-      return { tone: "trying", label: "Reconnecting", detail: `${why}Attempt ${attempt + 1} in ${retryIn} s. Nothing is lost meanwhile.` };
+      return { tone: "trying", label: "Reconnecting", detail: `${why}Attempt ${attempt + 1} in ${retryIn} s.` };
     case "paused":
       return { tone: "trying", label: "Paused", detail: "The page is hidden." };
     case "closed":
-      return {
-        tone: "down",
-        label: "Closed",
-        detail: refusal === 401 ? "The token was refused (401): is AUTH_JWT_SECRET the same on both sides?" : `${why}It does not try again by itself.`,
-      };
+      return { tone: "down", label: "Closed", detail: refusal === 401 ? "The token was refused (401). Is the secret the same on both sides?" : `${why}It does not try again by itself.` };
   }
 }
 

@@ -38,13 +38,19 @@ export const JobCard = memo(function JobCard({ job, now, onAction }: Props) {
           )}
         </header>
         {job.state === "running" && <Progress job={job} labelledBy={titleId} />}
-        {job.state !== "running" && (
+        {(job.state === "queued" || job.state === "failed") && (
           <p className="job-step">
             <StateIcon state={job.state} />
             <span>{job.step}</span>
           </p>
         )}
         <footer>
+          {job.state === "done" && (
+            <span className="job-done-mark">
+              <StateIcon state="done" />
+              Done
+            </span>
+          )}
           <Avatar name={job.startedBy} />
           <span className="job-by">{job.startedBy}</span>
           {job.attempt > 1 && <span>attempt {job.attempt}</span>}
@@ -63,7 +69,7 @@ function Progress({ job, labelledBy }: { job: Job; labelledBy: string }) {
         <span className="job-percent">{job.progress} %</span>
       </p>
       <div
-        className="bar"
+        className="track"
         role="progressbar"
         aria-labelledby={labelledBy}
         aria-valuemin={0}

@@ -3,8 +3,7 @@
 
 import { useCallback, useEffect, useReducer, useRef, useState } from "react";
 
-import type { BridgeEvent } from "@/lib/event-stream";
-import { useEvents } from "@/lib/use-events";
+import { useEvents, type EventOf } from "@/lib/use-events";
 import { boardOf, changed, type Snapshot } from "@/model/board";
 import type { BoardEvents, Notification } from "@/model/events";
 import { Cable } from "./cable";
@@ -36,72 +35,74 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
   const [board, change] = useReducer(changed, initial, boardOf);
   const [cable] = useState(() => new Cable());
   const [cutUntil, setCutUntil] = useState(0);
-  const [received, setReceived] = useState({ count: 0, log: [] as Received[] });
-  const [connections, setConnections] = useState(0);
+  const [received, setReceived] = useState({ count: 0, lastEventId: "", log: [] as Received[] });
+  const [counts, setCounts] = useState({ opened: 0, gaps: 0 });
   const [retryAt, setRetryAt] = useState(0);
-  const [refusal, setRefusal] = useState<number | null>(null);
-  const place = useRef("");
   const arrivals = useRef(0);
 
-  const refresh = useCallback(async () => {
-    try {
-      const answer = await fetch("/api/snapshot", { cache: "no-store" });
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      change({ type: "snapshot", snapshot: (await answer.json()) as Snapshot });
-    } catch (error) {
-      onProblem(`The board could not be fetched (${error instanceof Error ? error.message : "no answer"}).`);
-    }
-  }, [onProblem]);
-
-  const note = (event: BridgeEvent, about: string) => {
-    place.current = event.id;
-    arrivals.current += 1;
-    setReceived(({ count, log }) => ({ count: count + 1, log: [{ id: event.id, type: event.type, about }, ...log].slice(0, LOGGED) }));
-  };
+  const refresh = useCallback(
+    async (settled: boolean) => {
+      try {
+        const answer = await fetch("/api/snapshot", { cache: "no-store" });
+        if (!answer.ok) throw new Error(`status ${answer.status}`);
+        change({ type: "snapshot", snapshot: (await answer.json()) as Snapshot, settled });
+      } catch (error) {
+        onProblem(`The board could not be fetched (${error instanceof Error ? error.message : "no answer"}).`);
+      }
+    },
+    [onProblem],
+  );
 
   const stream = useEvents<BoardEvents>(url, {
-    lastEventId: place.current,
+    // Another route goes on where this one is.
+    lastEventId: received.lastEventId,
     credentials: route === "own" ? "same-origin" : "include",
     fetch: cable.fetch,
     ...(share !== null && { share }),
     // On the own route the server shows the bridge a fresh token with every connection: to connect again is enough.
     ...(route === "direct" && { headers: renewToken }),
     onExpiring: () => undefined,
-    onGap: () => {
-      change({ type: "gap" });
-      void refresh();
-    },
-    onState: (state, { retryInMs = 0, status }) => {
-      if (state === "open") setConnections((count) => count + 1);
+    onState: (state, { retryInMs = 0 }) => {
       setRetryAt(state === "waiting" ? Date.now() + retryInMs : 0);
-      setRefusal(status ?? null);
+      if (state !== "open") return;
+      setCounts(({ opened, gaps }) => ({ opened: opened + 1, gaps }));
+      // A stream that goes on after an id has all that happened meanwhile. One without begins now: what was before is fetched.
+      if (received.lastEventId === "") void refresh(false);
     },
-    on: {
-      "job.status": (event) => {
-        note(event, `#${event.data.id} ${event.data.state}${event.data.state === "running" ? ` ${event.data.progress} %` : ""}`);
-        change({ type: "job", job: event.data });
-      },
-      "team.notice": (event) => {
-        note(event, event.data.from);
-        change({ type: "notice", notice: event.data });
-      },
-      "user.notification": (event) => {
-        note(event, `#${event.data.jobId} ${event.data.outcome}`);
-        change({ type: "notification", notification: event.data });
-        onNotification(event.data);
-      },
+    onGap: () => {
+      setCounts(({ opened, gaps }) => ({ opened, gaps: gaps + 1 }));
+      change({ type: "gap" });
+      void refresh(true);
+    },
+    onEvent: (event) => {
+      arrivals.current += 1;
+      const { id, type } = event;
+      setReceived(({ count, log }) => ({
+        count: count + 1,
+        lastEventId: id,
+        log: [{ id, type, about: summary(event) }, ...log].slice(0, LOGGED),
+      }));
+      switch (event.type) {
+        case "job.status":
+          return change({ type: "job", job: event.data });
+        case "team.notice":
+          return change({ type: "notice", notice: event.data });
+        case "user.notification":
+          change({ type: "notification", notification: event.data });
+          return onNotification(event.data);
+      }
     },
   });
 
-  // From its first id on the stream has everything: a snapshot that is fetched now leaves no hole before it.
-  const placed = stream.lastEventId !== "";
+  // A bridge that was just started may open a stream before it is at the present. With the first id it is.
+  const placed = received.lastEventId !== "";
   useEffect(() => {
-    if (placed) void refresh();
+    if (placed) void refresh(true);
   }, [placed, refresh]);
 
   // A hole in the numbers that the bridge did not speak of.
   useEffect(() => {
-    if (board.missing > 0) void refresh();
+    if (board.missing > 0) void refresh(true);
   }, [board.missing, refresh]);
 
   const pulse = usePulse(arrivals);
@@ -111,7 +112,28 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     setCutUntil(Date.now() + CUT_SECONDS * 1000);
   };
 
-  return { board, stream, received, reconnects: Math.max(0, connections - 1), retryAt, refusal, cut, cutUntil, pulse };
+  return {
+    board,
+    stream,
+    received,
+    reconnects: Math.max(0, counts.opened - 1),
+    gaps: counts.gaps,
+    retryAt,
+    cut,
+    cutUntil,
+    pulse,
+  };
+}
+
+function summary({ type, data }: EventOf<BoardEvents>): string {
+  switch (type) {
+    case "job.status":
+      return `#${data.id} ${data.state === "running" ? `${data.progress} %` : data.state}`;
+    case "team.notice":
+      return data.from;
+    case "user.notification":
+      return `#${data.jobId} ${data.outcome}`;
+  }
 }
 
 /** A fresh cookie for the bridge before every connection. */

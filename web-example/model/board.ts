@@ -32,7 +32,7 @@ export type Change =
   | { type: "notice"; notice: Notice }
   | { type: "notification"; notification: Notification }
   | { type: "gap" }
-  | { type: "snapshot"; snapshot: Snapshot };
+  | { type: "snapshot"; snapshot: Snapshot; settled: boolean };
 
 export function changed(board: Board, change: Change): Board {
   switch (change.type) {
@@ -45,7 +45,7 @@ export function changed(board: Board, change: Change): Board {
     case "gap":
       return { ...board, settled: false };
     case "snapshot":
-      return withSnapshot(board, change.snapshot);
+      return withSnapshot({ ...board, settled: change.settled }, change.snapshot);
   }
 }
 
@@ -53,7 +53,7 @@ export function changed(board: Board, change: Change): Board {
 function withSnapshot(board: Board, snapshot: Snapshot): Board {
   const since = (entry: { revision: number }) => entry.revision > snapshot.revision;
   return {
-    settled: true,
+    settled: board.settled,
     missing: board.missing,
     revision: Math.max(board.revision, snapshot.revision),
     jobs: newest([...snapshot.jobs, ...board.jobs.filter(since)]),

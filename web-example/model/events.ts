@@ -38,7 +38,7 @@ export interface Notification {
 }
 
 /** The names of the events (their AMQP `type`), and what each carries. */
-export interface BoardEvents extends Record<string, unknown> {
+export interface BoardEvents {
   "job.status": Job;
   "team.notice": Notice;
   "user.notification": Notification;

@@ -52,10 +52,18 @@ export default async function SignIn() {
             </section>
           ))}
         </div>
-        <p className="hint">
-          Sign in to the other team in a private window: what one team does never reaches the other, and your own notifications
-          reach only you.
-        </p>
+        <h2 className="unseen">What to try</h2>
+        <ol className="tries">
+          <li>
+            <strong>Start a few jobs.</strong> Each step of each job is an event, and the board is nothing but events.
+          </li>
+          <li>
+            <strong>Cut the connection.</strong> Jobs go on; the page comes back by itself and has missed nothing.
+          </li>
+          <li>
+            <strong>Open a private window</strong> as somebody else. A team sees its own jobs only, and your notifications are yours.
+          </li>
+        </ol>
       </main>
     </div>
   );
