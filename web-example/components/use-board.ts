@@ -6,7 +6,7 @@ import { useCallback, useEffect, useReducer, useRef, useState } from "react";
 import { useEvents, type EventOf } from "@/lib/use-events";
 import { boardOf, changed, type Snapshot } from "@/model/board";
 import type { BoardEvents, Notification } from "@/model/events";
-import { Cable } from "./cable";
+import { useCable } from "./use-cable";
 
 export type Route = "own" | "direct";
 
@@ -18,7 +18,6 @@ export interface Received {
 
 const LOGGED = 8;
 const PULSE_SECONDS = 60;
-export const CUT_SECONDS = 6;
 
 interface Options {
   initial: Snapshot;
@@ -33,8 +32,7 @@ interface Options {
 
 export function useBoard({ initial, url, route, share, onNotification, onProblem }: Options) {
   const [board, change] = useReducer(changed, initial, boardOf);
-  const [cable] = useState(() => new Cable());
-  const [cutUntil, setCutUntil] = useState(0);
+  const cable = useCable(share);
   const [received, setReceived] = useState({ count: 0, lastEventId: "", log: [] as Received[] });
   const [counts, setCounts] = useState({ opened: 0, gaps: 0 });
   const [retryAt, setRetryAt] = useState(0);
@@ -58,6 +56,8 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     lastEventId: received.lastEventId,
     credentials: route === "own" ? "same-origin" : "include",
     fetch: cable.fetch,
+    // Short waits, so that whoever cuts the connection sees it heal; an application keeps the default.
+    maxRetryMs: 3000,
     ...(share !== null && { share }),
     // On the own route the server shows the bridge a fresh token with every connection: to connect again is enough.
     ...(route === "direct" && { headers: renewToken }),
@@ -107,11 +107,6 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
 
   const pulse = usePulse(arrivals);
 
-  const cut = () => {
-    cable.cut(CUT_SECONDS * 1000);
-    setCutUntil(Date.now() + CUT_SECONDS * 1000);
-  };
-
   return {
     board,
     stream,
@@ -119,8 +114,8 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     reconnects: Math.max(0, counts.opened - 1),
     gaps: counts.gaps,
     retryAt,
-    cut,
-    cutUntil,
+    cut: cable.cut,
+    cutUntil: cable.cutUntil,
     pulse,
   };
 }
