@@ -20,14 +20,17 @@ const TRANSIENT = [408, 425, 429];
 /** A timer's longest: `setTimeout` fires at once beyond it. */
 const LONGEST_MS = 2 ** 31 - 1;
 
-export const report: (error: unknown) => void = globalThis.reportError ?? console.error;
+/** As the browser reports what a listener throws. */
+export function report(error: unknown): void {
+  (globalThis.reportError ?? console.error)(error);
+}
 
 /**
  * The last event id behind a block. An id that the bridge does not know is replaced by none at all: there, too, the bridge tells of
  * a gap, and it is not compared with the ids that follow.
  */
 export function idAfter({ id, type, data }: Block, before: string): string {
-  return id ?? (type === "bridge.gap" && data!.includes('"unknown"') ? "unknown" : before);
+  return id ?? (type === "bridge.gap" && data?.includes('"unknown"') ? "unknown" : before);
 }
 
 /**
@@ -67,15 +70,14 @@ export class Connection {
     this.#options = options;
     this.#sink = sink;
     this.lastEventId = lastEventId;
-    void this.#connect();
   }
 
   /** At once, in place of the present connection or wait. */
-  reconnect(): void {
+  connect(): void {
     void this.#connect();
   }
 
-  /** Says nothing, as whoever closes knows. */
+  /** Tells nobody: whoever closes knows. */
   close(): void {
     clearTimeout(this.#timer);
     this.#request?.abort();
@@ -87,6 +89,7 @@ export class Connection {
     const request = (this.#request = new AbortController());
     this.#listen();
     this.#sink.turn("connecting", { attempt: this.#attempt });
+    if (request.signal.aborted) return;
     try {
       const response = await this.#ask(request.signal);
       if (request.signal.aborted) return;
@@ -101,7 +104,7 @@ export class Connection {
       } else if ((status === 401 || status === 403) && this.#canRenew && !this.#renewed) {
         this.#renewed = true;
         await this.#options.onExpiring?.();
-        if (!request.signal.aborted) this.reconnect();
+        if (!request.signal.aborted) this.connect();
       } else {
         this.#end({ status });
       }
@@ -143,7 +146,7 @@ export class Connection {
       for (const { type, data } of blocks) {
         if (signal.aborted) return;
         const bye = type === "bridge.bye" && JSON.parse(data ?? "{}").reason;
-        if (bye === "revoked") return this.#end({});
+        if (bye === "revoked") return this.#end({ error: new Error("the login was revoked") });
         if (type === "bridge.expiring" || bye === "expired") void this.#renew(signal);
       }
     }
@@ -163,7 +166,7 @@ export class Connection {
     }
     if (signal.aborted) return;
     // A token that is always about to end must not make a loop without a pause.
-    if (Date.now() - this.#openedAt > this.#base) this.reconnect();
+    if (Date.now() - this.#openedAt > this.#base) this.connect();
     else this.#wait({});
   }
 
@@ -178,7 +181,7 @@ export class Connection {
     this.close();
     const retryInMs = Math.min(atLeast + backOff(this.#base, this.#attempt, this.#options), LONGEST_MS);
     this.#attempt += 1;
-    this.#timer = setTimeout(() => this.reconnect(), retryInMs);
+    this.#timer = setTimeout(() => this.connect(), retryInMs);
     this.#sink.turn("waiting", { attempt: this.#attempt, retryInMs, ...why });
   }
 

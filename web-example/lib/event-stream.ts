@@ -98,7 +98,7 @@ export class EventStream {
   #listeners = new Map<string, Set<Listener>>();
   /** None before the first microtask, while paused, and once closed for good. */
   #link: Connection | SharedConnection | undefined;
-  #connect: () => Connection | SharedConnection;
+  #makeLink: () => Connection | SharedConnection;
   #closed = new AbortController();
 
   /** The first request is made in a microtask: what is closed at once, as React's strict mode does, sends none. */
@@ -107,7 +107,7 @@ export class EventStream {
     this.#options = options;
     this.#lastEventId = lastEventId;
     const sink = { hear: this.#hear, turn: this.#turn };
-    this.#connect = () =>
+    this.#makeLink = () =>
       share && globalThis.navigator?.locks
         ? new SharedConnection(share, url, options, sink, this.#lastEventId)
         : new Connection(url, options, sink, this.#lastEventId);
@@ -135,7 +135,7 @@ export class EventStream {
 
   /** Connects anew at once, where the stream is: instead of waiting, or after an answer that closed it. Not after `close()`. */
   reconnect(): void {
-    this.#link?.reconnect();
+    this.#link?.connect();
   }
 
   /** Ends it for good: no callback comes later than `onState("closed")`, and no timer or request is left. */
@@ -148,12 +148,13 @@ export class EventStream {
 
   /** Connects, or pauses, as the page is seen or not. */
   #resume = (): void => {
-    const isHidden = this.#options.pauseWhenHidden && document.hidden;
     if (this.#state === "closed") return;
-    if (!isHidden) this.#link ??= this.#connect();
-    else {
+    if (this.#options.pauseWhenHidden && document.hidden) {
       this.#unlink();
       this.#turn("paused", { attempt: 0 });
+    } else if (!this.#link) {
+      this.#link = this.#makeLink();
+      this.#link.connect();
     }
   };
 

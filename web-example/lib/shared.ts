@@ -21,7 +21,7 @@ interface News {
 /** What a tab asks of the leader: how it is, or to connect anew. */
 type Question = "hello" | "reconnect";
 
-/** The position in an id `<position>-<mark>`. Not a number where there is none, which is neither before nor behind anything. */
+/** The position in an id `<position>-<mark>`. `NaN` where there is none, which is neither before nor behind anything. */
 const position = (id: string): number => Number.parseInt(id, 10);
 
 export class SharedConnection {
@@ -29,7 +29,7 @@ export class SharedConnection {
   #url: string | URL;
   #options: Options;
   #sink: Sink;
-  #channel: BroadcastChannel;
+  #channel: BroadcastChannel | undefined;
   /** The last id that this tab has seen. */
   #seen: string;
   #state: State = "connecting";
@@ -51,27 +51,33 @@ export class SharedConnection {
     this.#options = options;
     this.#sink = sink;
     this.#seen = lastEventId;
-    this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = ({ data }: MessageEvent<News | Question>) =>
-      typeof data === "string" ? this.#answer(data) : this.#follow(data);
-    this.#turn("connecting", this.#detail);
-    // An id from elsewhere may be of another log: that is for the bridge to judge.
-    if (lastEventId) this.#connect();
-    void this.#queue();
   }
 
-  reconnect(): void {
-    if (this.#connection) this.#connection.reconnect();
-    else this.#ask("reconnect");
+  /** Joins the other tabs; later on, lets the present connection be made anew. */
+  connect(): void {
+    if (this.#connection) this.#connection.connect();
+    else if (this.#channel) this.#ask("reconnect");
+    else this.#join();
   }
 
   close(): void {
     this.#isClosed = true;
+    this.#isLeading = false;
     clearTimeout(this.#patience);
     this.#disconnect();
     this.#place.abort();
     this.#resign();
-    this.#channel.close();
+    this.#channel?.close();
+  }
+
+  #join(): void {
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = ({ data }: MessageEvent<News | Question>) =>
+      typeof data === "string" ? this.#answer(data) : this.#follow(data);
+    // An id from elsewhere may be of another log: that is for the bridge to judge.
+    if (this.#seen) this.#connect();
+    else this.#turn("connecting", this.#detail);
+    void this.#queue();
   }
 
   /** Waits for the lock and leads while it has it, again and again. */
@@ -84,7 +90,7 @@ export class SharedConnection {
         await navigator.locks.request(this.#name, steal ? { steal } : { signal }, () => this.#lead());
       } catch (error) {
         // Not robbed, nor out of patience: a page without an origin has no locks.
-        if ((error as Error).name !== "AbortError") return void (this.#connection ?? this.#connect());
+        if ((error as Error).name !== "AbortError") return this.#isClosed || this.#connection ? undefined : this.#connect();
       }
       if (this.#isLeading) this.#disconnect();
       this.#isLeading = false;
@@ -96,23 +102,26 @@ export class SharedConnection {
     if (this.#isClosed) return;
     clearTimeout(this.#patience);
     this.#isLeading = true;
+    const led = new Promise<void>((resolve) => (this.#resign = resolve));
     if (this.#connection) this.#tell([], this.#connection.lastEventId);
     else this.#connect();
-    return new Promise((resolve) => (this.#resign = resolve));
+    return led;
   }
 
   #answer(question: Question): void {
     if (!this.#isLeading) return;
     // A page that was just opened is a reason to try again.
-    if (question === "reconnect" || this.#state === "closed") this.#connection!.reconnect();
+    if (question === "reconnect" || this.#state === "closed") this.#connection!.connect();
     else this.#tell([], this.#connection!.lastEventId);
   }
 
   #follow({ blocks, after, state, detail }: News): void {
-    if (!this.#connection) this.#seen ||= after;
-    if (position(after) > position(this.#seen)) return void (this.#connection ?? this.#connect());
+    // Who has seen nothing begins here, as a new connection does with its first checkpoint.
+    if (!this.#connection && !this.#seen && after) this.#take([{ id: after, type: "message" }]);
+    if (after !== this.#seen && !(position(after) <= position(this.#seen))) return void (this.#connection ?? this.#connect());
     if (!this.#isLeading) {
-      this.#wait(detail.retryInMs);
+      if (state === "closed") clearTimeout(this.#patience);
+      else this.#wait(detail.retryInMs);
       if (this.#connection && !this.#isConfirmed) return;
       this.#disconnect();
       if (state !== this.#state) this.#turn(state, detail);
@@ -132,6 +141,7 @@ export class SharedConnection {
       this.#tell([], this.#connection?.lastEventId ?? this.#seen);
     };
     this.#connection = new Connection(this.#url, this.#options, { hear, turn }, this.#seen);
+    this.#connection.connect();
   }
 
   #disconnect(): void {
@@ -141,12 +151,13 @@ export class SharedConnection {
 
   /** Passes on what this tab has not seen yet. */
   #take(blocks: Block[]): void {
+    const after = this.#seen;
     const isNew = (block: Block): boolean => {
       if (block.id !== undefined && position(block.id) <= position(this.#seen)) return false;
       this.#seen = idAfter(block, this.#seen);
       return true;
     };
-    this.#sink.hear(blocks.filter(isNew), "");
+    this.#sink.hear(blocks.filter(isNew), after);
   }
 
   #turn(state: State, detail: StateDetail): void {
@@ -158,11 +169,11 @@ export class SharedConnection {
   #tell(blocks: Block[], after: string): void {
     // An error may hold what cannot be sent to another tab.
     const detail = { ...this.#detail, error: undefined };
-    if (this.#isLeading) this.#channel.postMessage({ blocks, after, state: this.#state, detail } satisfies News);
+    if (this.#isLeading) this.#channel!.postMessage({ blocks, after, state: this.#state, detail } satisfies News);
   }
 
   #ask(question: Question): void {
-    this.#channel.postMessage(question);
+    this.#channel!.postMessage(question);
   }
 
   /** For the leader's next news. It hears of silence first, so it is given more time than its connection. */

@@ -21,6 +21,8 @@ export interface Events<M extends object> {
   retryInMs: number | undefined;
   /** The HTTP status that led to `waiting` or `closed`, if it was an answer. */
   status: number | undefined;
+  /** What went wrong, if it was not a status. */
+  error: unknown;
   /** Moves with every event, and with checkpoints when the next event or change of state renders. */
   lastEventId: string;
   /** What was missed, the newest last, at most 20. */
@@ -71,6 +73,7 @@ class Store<M extends object> {
       attempt: 0,
       retryInMs: undefined,
       status: undefined,
+      error: undefined,
       lastEventId: options.current.lastEventId ?? "",
       gaps: [],
       latest: {},
@@ -104,13 +107,18 @@ class Store<M extends object> {
         show({ gaps: [...this.#view.gaps, gap].slice(-GAPS_KEPT) });
       },
       onState: (state, detail) => {
+        // Closed because nobody looks any more: nothing to show.
+        if (this.#stream !== stream) return;
         newest.current.onState?.(state, detail);
-        const { attempt, retryInMs, status } = detail;
-        show({ state, attempt, retryInMs, status });
+        const { attempt, retryInMs, status, error } = detail;
+        show({ state, attempt, retryInMs, status, error });
       },
     });
     this.#stream = stream;
-    return () => stream.close();
+    return () => {
+      this.#stream = undefined;
+      stream.close();
+    };
   };
 }
 
