@@ -24,7 +24,7 @@ export const viewport: Viewport = {
 
 export default async function RootLayout({ children }: { children: ReactNode }) {
   return (
-    <html lang="en" data-theme={await currentTheme()}>
+    <html lang="en" data-theme={await currentTheme()} data-scroll-behavior="smooth">
       <body>{children}</body>
     </html>
   );

@@ -66,7 +66,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
   const counts = countsOf(board.jobs);
 
   return (
-    <>
+    <div className="board">
       <a className="skip" href="#board">
         Skip to the board
       </a>
@@ -134,7 +134,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
       <p className="unseen" role="status" aria-live="polite">
         {status.tone === "live" ? "Connected" : status.label}
       </p>
-    </>
+    </div>
   );
 }
 

@@ -97,7 +97,7 @@ interface Circumstances {
 }
 
 export function statusOf(state: State, { attempt, retryIn, refusal, reconnects, losses }: Circumstances): Status {
-  const why = refusal === undefined ? "" : `The answer was ${refusal}. `;
+  const why = refusal === undefined ? "" : refusal === 503 ? "The bridge is away (503). " : `The answer was ${refusal}. `;
   switch (state) {
     case "open":
       return { tone: "live", label: "Live", detail: reconnects > 0 && losses === 0 ? "Back again, and nothing was missed." : "Events arrive as they happen." };

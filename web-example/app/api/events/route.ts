@@ -41,9 +41,15 @@ async function stream(request: Request, session: Session): Promise<Response> {
     }
     return new Response(upstream.body, { status: upstream.status, headers: passedOn });
   } catch (error) {
-    if (!request.signal.aborted) console.error("The bridge cannot be reached:", error);
+    if (!request.signal.aborted) console.error(`The bridge cannot be reached at ${target.origin}: ${reason(error)}`);
     return problem(503, "The bridge cannot be reached. It is tried again.", { "Retry-After": "2" });
   }
+}
+
+/** The cause that `fetch` hides behind "fetch failed". */
+function reason(error: unknown): unknown {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause instanceof Error && cause.message !== "" ? cause.message : ((cause as { code?: string })?.code ?? error);
 }
 
 /** Leaves no audience but the session's own in the query, or answers why it will not. */
