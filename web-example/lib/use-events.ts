@@ -52,9 +52,9 @@ export function useEvents<M extends object = Record<string, unknown>>(
   useEffect(() => {
     newest.current = options;
   });
-  const { share, pauseWhenHidden } = options;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: these two are read from the options.
-  const store = useMemo(() => new Store<M>(url, newest), [url, share, pauseWhenHidden]);
+  const { lastEventId, pauseWhenHidden, share } = options;
+  // Where to begin is said once: it is no reason to begin again.
+  const store = useMemo(() => new Store<M>(url, newest, lastEventId), [url, share, pauseWhenHidden]);
   return useSyncExternalStore(store.subscribe, store.view, store.view);
 }
 
@@ -65,7 +65,7 @@ class Store<M extends object> {
   #stream: EventStream | undefined;
   #view: Events<M>;
 
-  constructor(url: string | null, options: { readonly current: UseEventsOptions<M> }) {
+  constructor(url: string | null, options: { readonly current: UseEventsOptions<M> }, lastEventId = "") {
     this.#url = url;
     this.#options = options;
     this.#view = {
@@ -74,7 +74,7 @@ class Store<M extends object> {
       retryInMs: undefined,
       status: undefined,
       error: undefined,
-      lastEventId: options.current.lastEventId ?? "",
+      lastEventId,
       gaps: [],
       latest: {},
       reconnect: () => this.#stream?.reconnect(),

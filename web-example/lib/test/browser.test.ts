@@ -41,6 +41,8 @@ class Site {
   readonly asked: string[] = [];
   /** How many streams are open now. */
   open = 0;
+  /** The answers to `/burst`, streams that the tests write. */
+  readonly bursts: ServerResponse[] = [];
   /** What the next requests for a stream are answered, in place of the bridge. */
   refusals: number[] = [];
   #origin = "";
@@ -69,6 +71,10 @@ class Site {
   #answer(asked: IncomingMessage, answer: ServerResponse): void {
     const url = new URL(asked.url ?? "/", this.#origin);
     if (url.pathname === "/client.js") return void answer.setHeader("Content-Type", "text/javascript").end(script);
+    if (url.pathname === "/burst") {
+      answer.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
+      return void this.bursts.push(answer);
+    }
     if (url.pathname !== "/events") {
       return void answer.setHeader("Content-Type", "text/html").end('<!doctype html><script type="module" src="/client.js"></script>');
     }
@@ -121,6 +127,11 @@ class Tab {
 
   openNative(options: NativeOptions = {}): Promise<void> {
     return this.page.evaluate((options) => client.openNative("/events?team_id=7", options), options);
+  }
+
+  /** What the component has rendered. */
+  async shown(): Promise<Record<string, any>> {
+    return JSON.parse((await this.page.textContent("output"))!);
   }
 
   said(): Promise<Said> {
@@ -380,8 +391,8 @@ test("a leader that is hidden and paused hands over to a tab that is seen", asyn
 test("useEvents renders states, the latest events by name and gaps, and connects once, in strict mode too", async (test) => {
   const site = await Site.start(test);
   const tab = await site.tab();
-  await tab.page.evaluate(() => client.mount());
-  const shown = async () => JSON.parse((await tab.page.textContent("output"))!);
+  await tab.page.evaluate(() => client.mount("/events?team_id=7"));
+  const shown = () => tab.shown();
   const click = (name: string) => tab.page.getByRole("button", { name }).click();
   await until(async () => (await shown()).state === "open", "open");
   assert.equal(site.asked.length, 1);
@@ -409,6 +420,20 @@ test("useEvents renders states, the latest events by name and gaps, and connects
   assert.equal((await shown()).state, "closed");
   await tab.page.evaluate(() => client.unmount());
   assert.deepEqual((await tab.said()).errors, []);
+});
+
+test("useEvents renders once for all events that come together", async (test) => {
+  const site = await Site.start(test);
+  const tab = await site.tab();
+  await tab.page.evaluate(() => client.mount("/burst"));
+  await until(async () => (await tab.shown()).state === "open", "open");
+  const before = await tab.page.evaluate(() => client.commits());
+  const many = Array.from({ length: 100 }, (_, number) => `id: ${number}-00000000\ndata: ${number}\n\n`).join("");
+  site.bursts[0]!.write(many);
+  await until(async () => (await tab.shown()).latest.message?.data === 99, "the last one");
+  assert.equal((await tab.shown()).seen.length, 100);
+  // A component may render a second time, as this one's state changes with each event too.
+  assert.ok((await tab.page.evaluate(() => client.commits())) - before <= 4);
 });
 
 test("over the native EventSource, an answer that ends it for good is survived, with nothing missing", async (test) => {

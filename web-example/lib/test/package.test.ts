@@ -7,6 +7,9 @@ import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { createElement } from "react";
+import { renderToString } from "react-dom/server";
+import { useEvents } from "../use-events";
 
 /** An entry as an application's bundler has it, and the packages that it asks for. */
 async function bundle(entry: string): Promise<{ bytes: number; packages: string[] }> {
@@ -53,4 +56,14 @@ test("what is published is there, with its types, and loads where there is no br
   new EventStream("http://127.0.0.1:1/").close();
   assert.equal(typeof (await load("dist/native.js")).nativeEventStream, "function");
   assert.equal(typeof (await load("dist/use-events.js")).useEvents, "function");
+});
+
+test("on the server the hook renders as connecting, where it is told to begin, and makes no connection", () => {
+  const Jobs = ({ url }: { url: string | null }) => {
+    const { state, lastEventId } = useEvents(url, { lastEventId: "7-00000007" });
+    return createElement("p", null, `${state} ${lastEventId}`);
+  };
+  // The address has no origin, so that a request would fail.
+  assert.equal(renderToString(createElement(Jobs, { url: "/events" })), "<p>connecting 7-00000007</p>");
+  assert.equal(renderToString(createElement(Jobs, { url: null })), "<p>closed 7-00000007</p>");
 });

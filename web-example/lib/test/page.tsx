@@ -1,5 +1,5 @@
 /** What the pages of the browser tests run: the client as an application would have it, and everything that it says kept. */
-import { useState } from "react";
+import { StrictMode, useEffect, useState } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { EventStream, type Options } from "../event-stream";
 import { type NativeEventStream, type NativeOptions, nativeEventStream } from "../native";
@@ -26,8 +26,11 @@ const keep: Pick<Options, "onEvent" | "onGap" | "onState"> = {
 
 let root: Root | undefined;
 
-function Jobs(): React.ReactNode {
-  const [url, setUrl] = useState<string | null>("/events?team_id=7");
+/** How often React has changed the page. */
+let commits = 0;
+
+function Jobs({ first }: { first: string }): React.ReactNode {
+  const [url, setUrl] = useState<string | null>(first);
   const [seen, setSeen] = useState<string[]>([]);
   const { state, attempt, gaps, latest, lastEventId, reconnect, status } = useEvents<Board>(url, {
     minRetryMs: 1,
@@ -39,6 +42,7 @@ function Jobs(): React.ReactNode {
     },
     onGap: ({ reason }) => said.gaps.push(reason),
   });
+  useEffect(() => void (commits += 1));
   return (
     <main>
       <output>{JSON.stringify({ state, attempt, gaps, latest, lastEventId, status, seen })}</output>
@@ -60,11 +64,15 @@ const client = {
   openNative(url: string, options: NativeOptions = {}): void {
     client.native = nativeEventStream(url, { minRetryMs: 1, maxRetryMs: 50, ...options, ...keep });
   },
-  async mount(): Promise<void> {
-    const { StrictMode } = await import("react");
+  mount(first: string): void {
     root = createRoot(document.body.appendChild(document.createElement("div")));
-    root.render(<StrictMode><Jobs /></StrictMode>);
+    root.render(
+      <StrictMode>
+        <Jobs first={first} />
+      </StrictMode>,
+    );
   },
+  commits: (): number => commits,
   unmount: (): void => root?.unmount(),
 };
 
