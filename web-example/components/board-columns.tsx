@@ -42,13 +42,15 @@ const SHOWN_AT_FIRST = 6;
 
 interface Props {
   jobs: Job[];
+  /** False while what is shown may be old. */
+  live: boolean;
   now: number;
   onAction(job: Job, action: JobAction): void;
 }
 
-export function BoardColumns({ jobs, ...rest }: Props) {
+export function BoardColumns({ jobs, live, ...rest }: Props) {
   return (
-    <div className="columns">
+    <div className={live ? "columns" : "columns columns-stale"}>
       {COLUMNS.map((column) => (
         <BoardColumn key={column.title} column={column} jobs={jobs.filter(column.holds).sort(column.before)} {...rest} />
       ))}
@@ -56,7 +58,7 @@ export function BoardColumns({ jobs, ...rest }: Props) {
   );
 }
 
-function BoardColumn({ column, jobs, now, onAction }: Props & { column: Column }) {
+function BoardColumn({ column, jobs, now, onAction }: Omit<Props, "live"> & { column: Column }) {
   const [all, setAll] = useState(false);
   const headingId = useId();
   const shown = all ? jobs : jobs.slice(0, SHOWN_AT_FIRST);

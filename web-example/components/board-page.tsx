@@ -93,7 +93,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
             </div>
             <Composer onStart={(kind: KindId, count: number) => void ask("/api/jobs", { kind, count })} />
           </div>
-          <BoardColumns jobs={board.jobs} now={now} onAction={act} />
+          <BoardColumns jobs={board.jobs} live={status.tone === "live"} now={now} onAction={act} />
           <p className="honest">
             The jobs are simulated: this example’s server moves them on with a timer. Their events are real, published to the bridge
             one by one.
