@@ -29,6 +29,7 @@ export function Inbox({ notifications, now }: { notifications: Notification[]; n
         id="inbox"
         className="popover"
         popover="auto"
+        tabIndex={0}
         aria-label="Your notifications"
         onToggle={(event: ToggleEvent) => setOpen(event.newState === "open")}
       >

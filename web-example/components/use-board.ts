@@ -42,6 +42,7 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     async (settled: boolean) => {
       try {
         const answer = await fetch("/api/snapshot", { cache: "no-store" });
+        if (answer.status === 401) return signInAgain();
         if (!answer.ok) throw new Error(`status ${answer.status}`);
         change({ type: "snapshot", snapshot: (await answer.json()) as Snapshot, settled });
       } catch (error) {
@@ -62,8 +63,10 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     // On the own route the server shows the bridge a fresh token with every connection: to connect again is enough.
     ...(route === "direct" && { headers: renewToken }),
     onExpiring: () => undefined,
-    onState: (state, { retryInMs = 0 }) => {
+    onState: (state, { retryInMs = 0, status }) => {
       setRetryAt(state === "waiting" ? Date.now() + retryInMs : 0);
+      // Either the session here is over, which the snapshot will say, or the bridge does not believe this server's tokens.
+      if (state === "closed" && status === 401) void refresh(false);
       if (state !== "open") return;
       setCounts(({ opened, gaps }) => ({ opened: opened + 1, gaps }));
       // A stream that goes on after an id has all that happened meanwhile. One without begins now: what was before is fetched.
@@ -134,8 +137,14 @@ function summary({ type, data }: EventOf<BoardEvents>): string {
 /** A fresh cookie for the bridge before every connection. */
 async function renewToken(): Promise<HeadersInit> {
   const answer = await fetch("/api/token", { method: "POST" });
+  if (answer.status === 401) signInAgain();
   if (!answer.ok) throw new Error(`no token: status ${answer.status}`);
   return {};
+}
+
+/** The session is over. */
+function signInAgain(): void {
+  location.assign("/sign-in");
 }
 
 /** How many events came in each of the last seconds. */
