@@ -113,7 +113,7 @@ export class EventStream {
         : new Connection(url, options, sink, this.#lastEventId);
     const whileOpen = { signal: this.#closed.signal };
     signal?.addEventListener("abort", () => this.close(), whileOpen);
-    if (pauseWhenHidden) document.addEventListener("visibilitychange", this.#resume, whileOpen);
+    if (pauseWhenHidden) globalThis.document?.addEventListener("visibilitychange", this.#resume, whileOpen);
     queueMicrotask(() => (signal?.aborted ? this.close() : this.#resume()));
   }
 
@@ -149,7 +149,7 @@ export class EventStream {
   /** Connects, or pauses, as the page is seen or not. */
   #resume = (): void => {
     if (this.#state === "closed") return;
-    if (this.#options.pauseWhenHidden && document.hidden) {
+    if (this.#options.pauseWhenHidden && globalThis.document?.hidden) {
       this.#unlink();
       this.#turn("paused", { attempt: 0 });
     } else if (!this.#link) {

@@ -89,8 +89,11 @@ export class SharedConnection {
       try {
         await navigator.locks.request(this.#name, steal ? { steal } : { signal }, () => this.#lead());
       } catch (error) {
-        // Not robbed, nor out of patience: a page without an origin has no locks.
-        if ((error as Error).name !== "AbortError") return this.#isClosed || this.#connection ? undefined : this.#connect();
+        // Else it was robbed, or is out of patience. A page without an origin has no locks: it is alone.
+        if ((error as Error).name !== "AbortError") {
+          if (!this.#isClosed && !this.#connection) this.#connect();
+          return;
+        }
       }
       if (this.#isLeading) this.#disconnect();
       this.#isLeading = false;

@@ -70,6 +70,9 @@ class Site {
 
   #answer(asked: IncomingMessage, answer: ServerResponse): void {
     const url = new URL(asked.url ?? "/", this.#origin);
+    // For a page without an origin everything is another origin's.
+    answer.setHeader("Access-Control-Allow-Origin", "*");
+    if (url.pathname === "/sandbox") answer.setHeader("Content-Security-Policy", "sandbox allow-scripts");
     if (url.pathname === "/client.js") return void answer.setHeader("Content-Type", "text/javascript").end(script);
     if (url.pathname === "/burst") {
       answer.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
@@ -93,10 +96,10 @@ class Site {
     });
   }
 
-  async tab(): Promise<Tab> {
+  async tab(path = "/"): Promise<Tab> {
     const page = await this.context.newPage();
     // Its load event comes after its module.
-    await page.goto(this.#origin);
+    await page.goto(this.#origin + path);
     return new Tab(page);
   }
 
@@ -270,15 +273,19 @@ test("news that does not follow what a tab has seen is not taken: it asks the br
   await site.publish(0, 5);
   await second.has(0, 5);
   const other = await site.tab();
-  for (const after of ["", "unknown", "900000-00000000"]) {
-    const asked = site.asked.length;
-    await other.page.evaluate(
-      ([name, after]) => {
-        const news = { blocks: [{ id: "900001-00000000", type: "message", data: "99" }], after, state: "open", detail: { attempt: 0 } };
+  const tell = (after: string, id: string) =>
+    other.page.evaluate(
+      ([name, after, id]) => {
+        const news = { blocks: [{ id, type: "message", data: "99" }], after, state: "open", detail: { attempt: 0 } };
         new BroadcastChannel(name!).postMessage(news);
       },
-      [`${SHARE} /events?team_id=7`, after],
+      [`${SHARE} /events?team_id=7`, after, id],
     );
+  // What it has seen already, from a leader of before.
+  await tell("0-00000000", "1-00000000");
+  for (const after of ["", "unknown", "900000-00000000"]) {
+    const asked = site.asked.length;
+    await tell(after, "900001-00000000");
     await until(() => site.asked.length === asked + 1, `a connection of its own, for news after ${after}`);
     await until(() => site.open === 1, "it follows again");
   }
@@ -291,16 +298,33 @@ test("closing a shared stream from within any callback leaves nothing behind, an
   const site = await Site.start(test);
   const tab = await site.tab();
   await tab.page.evaluate((share) => {
-    for (const last of ["connecting", "open"]) {
-      const stream: { close(): void } = client.make("/events?team_id=7", { share, onState: (state) => state === last && stream.close() });
+    // It joins, leads, and is open: each is a state to close it in.
+    for (const last of [1, 2, 3]) {
+      let states = 0;
+      const onState = () => (states += 1) === last && stream.close();
+      const stream: { close(): void } = client.make("/events?team_id=7", { share: share + last, onState });
     }
   }, SHARE);
   await until(() => tab.page.evaluate(async () => (await navigator.locks.query()).held!.length === 0), "nobody leads");
   await until(() => site.open === 0, "no connection");
-  await tab.open({ share: SHARE });
-  await tab.is("open");
+  for (const last of [1, 2, 3]) {
+    const next = await site.shared({ share: SHARE + last });
+    await site.publish(0, 1);
+    await next.has(0, 1);
+  }
+  assert.deepEqual((await tab.said()).errors, []);
+});
+
+test("in a page without an origin, which may not have locks, a shared stream has a connection of its own", async (test) => {
+  const site = await Site.start(test);
+  const tabs = [await site.tab("/sandbox"), await site.tab("/sandbox")];
+  for (const tab of tabs) {
+    await tab.open({ share: SHARE });
+    await tab.is("open");
+  }
   await site.publish(0, 3);
-  await tab.has(0, 3);
+  for (const tab of tabs) await tab.has(0, 3);
+  assert.equal(site.open, 2);
 });
 
 test("a bridge that comes back without its memory tells all tabs of one gap, and all go on", async (test) => {

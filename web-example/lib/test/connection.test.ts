@@ -494,6 +494,11 @@ test("a fetch of one's own is called as a plain function, with what the request 
   assert.ok(asked[0]!.signal);
 });
 
+test("where there is no page, as in a worker, there is none to be hidden", async (test) => {
+  const server = await Server.start(test, (exchange) => exchange.stream(EVENT));
+  await new Recorded(test, server.url, { pauseWhenHidden: true }).data(1);
+});
+
 test("where there are no Web Locks, a shared stream has a connection of its own", async (test) => {
   const server = await Server.start(test, (exchange) => exchange.stream(EVENT));
   const both = [1, 2].map(() => new Recorded(test, server.url, { share: "user-42" }));
