@@ -97,11 +97,12 @@ export function useBoard({ initial, url, route, share, onNotification, onProblem
     },
   });
 
-  // A bridge that was just started may open a stream before it is at the present. With the first id it is.
+  // A bridge that was just started may open a stream before it is at the present: with the first id it is. And a server that
+  // was started anew has another memory.
   const placed = received.lastEventId !== "";
   useEffect(() => {
     if (placed) void refresh(true);
-  }, [placed, refresh]);
+  }, [placed, board.epoch, refresh]);
 
   // A hole in the numbers that the bridge did not speak of.
   useEffect(() => {

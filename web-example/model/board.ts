@@ -3,11 +3,10 @@
 // The stream is opened first and the snapshot is fetched second, so nothing falls between the two; what is in both is recognised
 // by its revision. Every change of a team has the next revision, so a hole in the numbers is a loss, and is counted.
 
-import type { Job, Notice, Notification } from "./events";
+import type { Job, Notice, Notification, Numbered } from "./events";
 
-export interface Snapshot {
-  /** The team's latest change that it contains. */
-  revision: number;
+/** Numbered as the team's latest change that it contains. */
+export interface Snapshot extends Numbered {
   jobs: Job[];
   notices: Notice[];
   notifications: Notification[];
@@ -37,9 +36,9 @@ export type Change =
 export function changed(board: Board, change: Change): Board {
   switch (change.type) {
     case "job":
-      return { ...counted(board, change.job.revision), jobs: newest([...board.jobs, change.job]) };
+      return counted(board, change.job, (board) => ({ ...board, jobs: newest([...board.jobs, change.job]) }));
     case "notice":
-      return { ...counted(board, change.notice.revision), notices: latest([...board.notices, change.notice]) };
+      return counted(board, change.notice, (board) => ({ ...board, notices: latest([...board.notices, change.notice]) }));
     case "notification":
       return { ...board, notifications: distinct([...board.notifications, change.notification]) };
     case "gap":
@@ -51,10 +50,10 @@ export function changed(board: Board, change: Change): Board {
 
 /** What is newer than the snapshot stays; what is older and not in it is gone. */
 function withSnapshot(board: Board, snapshot: Snapshot): Board {
-  const since = (entry: { revision: number }) => entry.revision > snapshot.revision;
+  board = inEpoch(board, snapshot.epoch);
+  const since = ({ revision }: Numbered) => revision > snapshot.revision;
   return {
-    settled: board.settled,
-    missing: board.missing,
+    ...board,
     revision: Math.max(board.revision, snapshot.revision),
     jobs: newest([...snapshot.jobs, ...board.jobs.filter(since)]),
     notices: latest([...snapshot.notices, ...board.notices.filter(since)]),
@@ -62,9 +61,16 @@ function withSnapshot(board: Board, snapshot: Snapshot): Board {
   };
 }
 
-function counted(board: Board, revision: number): Board {
+function counted(before: Board, { epoch, revision }: Numbered, apply: (board: Board) => Board): Board {
+  if (epoch < before.epoch) return before;
+  const board = inEpoch(before, epoch);
   const missing = board.settled ? Math.max(0, revision - board.revision - 1) : 0;
-  return { ...board, revision: Math.max(board.revision, revision), missing: board.missing + missing };
+  return apply({ ...board, revision: Math.max(board.revision, revision), missing: board.missing + missing });
+}
+
+/** Where the server has started anew, what it said before means nothing any more. */
+function inEpoch(board: Board, epoch: number): Board {
+  return epoch === board.epoch ? board : { ...board, epoch, revision: 0, settled: false, jobs: [], notices: [] };
 }
 
 function newest(jobs: Job[]): Job[] {

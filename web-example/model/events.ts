@@ -2,7 +2,15 @@
 
 export type JobState = "queued" | "running" | "done" | "failed";
 
-export interface Job {
+/** Every change of a team has a number, the next one. */
+export interface Numbered {
+  /** When the server's memory began, in which the changes are counted: another one counts from the start. */
+  epoch: number;
+  /** What has a higher one, in the same epoch, is newer. */
+  revision: number;
+}
+
+export interface Job extends Numbered {
   id: number;
   kind: KindId;
   title: string;
@@ -17,12 +25,9 @@ export interface Job {
   queuedAt: number;
   startedAt: number | null;
   endedAt: number | null;
-  /** The team's change that made it so: a job with a higher revision is newer. */
-  revision: number;
 }
 
-export interface Notice {
-  revision: number;
+export interface Notice extends Numbered {
   from: string;
   text: string;
   at: number;

@@ -19,6 +19,7 @@ const TICK_MS = 400;
 
 interface TeamBoard {
   team: Team;
+  epoch: number;
   revision: number;
   lastJob: number;
   jobs: Map<number, Job>;
@@ -46,6 +47,7 @@ function boardOf(teamId: string): TeamBoard {
 export function snapshot(teamId: string, userId: string): Snapshot {
   const board = boardOf(teamId);
   return {
+    epoch: board.epoch,
     revision: board.revision,
     jobs: [...board.jobs.values()],
     notices: [...board.notices].reverse(),
@@ -71,6 +73,7 @@ export function startJob(team: Team, person: Person, kind: KindId): Job | string
     queuedAt: Date.now(),
     startedAt: null,
     endedAt: null,
+    epoch: board.epoch,
     revision: 0,
   };
   board.owners.set(job.id, person.id);
@@ -113,7 +116,7 @@ export function cancelJob(team: Team, person: Person, id: number): Job | string 
 export function postNotice(team: Team, from: string, text: string): Notice {
   const board = boardOf(team.id);
   board.revision += 1;
-  const notice: Notice = { revision: board.revision, from, text, at: Date.now() };
+  const notice: Notice = { epoch: board.epoch, revision: board.revision, from, text, at: Date.now() };
   board.notices = [...board.notices, notice].slice(-KEPT_NOTICES);
   publish(`team ${team.id}`, `team.${team.id}.notice`, "team.notice", notice);
   return notice;
@@ -180,8 +183,7 @@ function notify(board: TeamBoard, job: Job, outcome: "done" | "failed"): void {
 /** A board that looks lived in when it is first seen. */
 function seeded(team: Team): TeamBoard {
   const now = Date.now();
-  // Numbers of changes rise across restarts of this process too, as no team changes a thousand times a second.
-  const board: TeamBoard = { team, revision: now, lastJob: 0, jobs: new Map(), notices: [], owners: new Map() };
+  const board: TeamBoard = { team, epoch: now, revision: 1, lastJob: 0, jobs: new Map(), notices: [], owners: new Map() };
   const past: [kind: KindId, by: number, minutesAgo: number, seconds: number, failure?: string][] =
     team.id === "atlas"
       ? [["backup", 2, 94, 212], ["build", 0, 61, 48], ["feed", 1, 38, 21, "Row 4,112 has no price"], ["video", 1, 12, 143]]
@@ -201,10 +203,11 @@ function seeded(team: Team): TeamBoard {
       queuedAt: endedAt - seconds * 1000 - 900,
       startedAt: endedAt - seconds * 1000,
       endedAt,
+      epoch: board.epoch,
       revision: board.revision,
     });
   }
   const text = team.id === "atlas" ? "Release 4.2 goes out today. Keep builds green." : "Month end: reports first, please.";
-  board.notices.push({ revision: board.revision, from: team.members[0]?.name ?? team.name, text, at: now - 70 * 60_000 });
+  board.notices.push({ epoch: board.epoch, revision: board.revision, from: team.members[0]?.name ?? team.name, text, at: now - 70 * 60_000 });
   return board;
 }
