@@ -95,7 +95,7 @@ export class SharedConnection {
           return;
         }
       }
-      if (this.#isLeading) this.#disconnect();
+      // Who was robbed keeps its connection until it hears of the new leader.
       this.#isLeading = false;
     }
   }

@@ -95,23 +95,23 @@ class Store<M extends object> {
       ...newest.current,
       // React's strict mode mounts twice: the second time goes on where the first one was.
       lastEventId: this.#view.lastEventId,
-      ...(typeof headers === "function" && { headers: () => callable(newest.current.headers) }),
+      ...(typeof headers === "function" && { headers: () => valueOf(newest.current.headers) }),
       ...(onExpiring && { onExpiring: () => newest.current.onExpiring?.() }),
       ...(parse && { parse: (data, type) => (newest.current.parse ?? parse)(data, type) }),
       onEvent: (event) => {
-        newest.current.onEvent?.(event as EventOf<M>);
         show({ latest: { ...this.#view.latest, [event.type]: event } });
+        newest.current.onEvent?.(event as EventOf<M>);
       },
       onGap: (gap) => {
-        newest.current.onGap?.(gap);
         show({ gaps: [...this.#view.gaps, gap].slice(-GAPS_KEPT) });
+        newest.current.onGap?.(gap);
       },
       onState: (state, detail) => {
         // Closed because nobody looks any more: nothing to show.
         if (this.#stream !== stream) return;
-        newest.current.onState?.(state, detail);
         const { attempt, retryInMs, status, error } = detail;
         show({ state, attempt, retryInMs, status, error });
+        newest.current.onState?.(state, detail);
       },
     });
     this.#stream = stream;
@@ -122,6 +122,6 @@ class Store<M extends object> {
   };
 }
 
-function callable(headers: Options["headers"]): HeadersInit | Promise<HeadersInit> {
+function valueOf(headers: Options["headers"]): HeadersInit | Promise<HeadersInit> {
   return typeof headers === "function" ? headers() : (headers ?? {});
 }

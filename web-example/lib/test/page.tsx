@@ -41,6 +41,7 @@ function Jobs({ first }: { first: string }): React.ReactNode {
       setSeen((seen) => [...seen, text]);
     },
     onGap: ({ reason }) => said.gaps.push(reason),
+    onState: (state) => said.states.push(state),
   });
   useEffect(() => void (commits += 1));
   return (
