@@ -248,6 +248,7 @@ impl App {
             ),
             proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
+            tcp_nodelay: config.http.tcp_nodelay,
             sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
@@ -256,6 +257,7 @@ impl App {
             share: None,
             proxies: TrustedProxies::default(),
             stall: config.sse.stall,
+            tcp_nodelay: true,
             sockets: None,
         };
         let tls = config
