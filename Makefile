@@ -1,4 +1,4 @@
-.PHONY: help setup test quick soak lint bench bench-peers bench-growth bench-micro bench-check
+.PHONY: help setup test client quick soak lint bench bench-peers bench-growth bench-micro bench-check
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -9,6 +9,14 @@ setup: ## Install what the tests need (RabbitMQ, promtool, nginx, Python produce
 test: setup ## All tests: unit, integration, against a real RabbitMQ, documentation
 	cargo test --locked --no-fail-fast
 	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
+	$(MAKE) --no-print-directory client
+
+client: web-example/lib/node_modules ## The tests of the client in web-example/lib, against target/debug/sse-bridge and in Chromium
+	npm --prefix web-example/lib test
+
+web-example/lib/node_modules: web-example/lib/package-lock.json
+	npm --prefix web-example/lib ci --no-audit --no-fund
+	@touch $@
 
 quick: ## The inner loop: what needs no broker
 	cargo test --locked --lib --bins --test it

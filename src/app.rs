@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
@@ -90,6 +91,15 @@ impl App {
     /// When a port cannot be had, or nothing tells a key server from another.
     pub fn serve(config: &Config) -> anyhow::Result<Self> {
         let (metrics, lifecycle) = (Metrics::new()?, Lifecycle::default());
+        metrics.queue_type.choose(config.broker.queue_type.as_str());
+        metrics.auth_mode.choose(config.auth.mode.as_str());
+        metrics
+            .max_unacknowledged
+            .set(config.broker.prefetch.into());
+        if config.broker.reads_back() {
+            let readers = bound(config.broker.read_back_readers);
+            metrics.max_read_back_readers.set(readers);
+        }
         let (authenticator, key_refresh) = Authenticator::new(&config.auth, &metrics)?;
         let broker = Arc::new(config.broker.clone());
         let publisher = Publisher::new(&broker);
@@ -158,7 +168,7 @@ impl App {
             .map(|key| key.parse())
             .collect();
         let (exchange, queue) = embedded::exchange(bindings?);
-        let metrics = Metrics::new()?;
+        let (metrics, lifecycle) = (Metrics::new()?, Lifecycle::default());
         let head = Head {
             exchange: Exchange::Embedded(exchange),
             source: Source::Embedded(queue),
@@ -171,10 +181,10 @@ impl App {
             awaits_revocations: false,
             revocation_feed: None,
             revoking: None,
-            pages: console().merge(operations::metrics(Arc::clone(&metrics))),
+            pages: console().merge(operations::metrics(Arc::clone(&metrics), lifecycle.clone())),
             has_admin: false,
         };
-        Self::build(config, head, metrics, Lifecycle::default())
+        Self::build(config, head, metrics, lifecycle)
     }
 
     fn build(
@@ -183,6 +193,13 @@ impl App {
         metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
     ) -> anyhow::Result<Self> {
+        let workers = Handle::current().metrics().num_workers();
+        metrics.worker_threads.set(bound(workers));
+        metrics
+            .max_connections
+            .set(bound(config.http.max_connections));
+        metrics.history_max_events.set(bound(config.hub.max_events));
+        metrics.history_max_bytes.set(bound(config.hub.max_bytes));
         let (writer, hub) = hub(config.hub.clone(), head.numbering, Arc::clone(&metrics));
         let rules = Arc::new(Rules {
             address: config.address.clone(),
@@ -216,6 +233,7 @@ impl App {
             address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
             faults: Mutex::default(),
+            metrics: Arc::clone(&metrics),
         };
         let public = routes::public(
             Arc::new(transport),
@@ -450,6 +468,11 @@ async fn drain_within(
         drop(timeout_at(deadline, publisher.close()).await);
     }
     drop(timeout_at(deadline + HOUSEKEEPING, lifecycle.doors.stop()).await);
+}
+
+/// A configured bound, as a gauge takes it.
+fn bound(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// How many connections go with so many streams of one address: with HTTP/1.1 each stream has one of its own, and a page

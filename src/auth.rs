@@ -35,6 +35,16 @@ pub enum AuthMode {
 }
 
 impl AuthMode {
+    /// The word of the setting.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Token(_) => "token",
+            Self::Jwt(_) => "jwt",
+        }
+    }
+
     /// Whether tokens are checked, so that there is something to revoke.
     #[must_use]
     pub fn checks_tokens(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::embedded;
 use crate::event::address::AddressRules;
 use crate::event::audience::Identifier;
 use crate::event::{EventName, HeaderValue, Message};
+use crate::metrics::Metrics;
 use crate::problem::Problem;
 
 /// What the handler needs. One a process, shared.
@@ -36,6 +37,8 @@ pub struct Publishing {
     pub max_bytes: usize,
     /// What has been told of the broker's faults: one that stops every event is not told with each.
     pub faults: Mutex<amqp::FaultLog>,
+    /// Where outcomes are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The way in: RabbitMQ's exchange, or the one in memory.
@@ -88,6 +91,18 @@ pub async fn publish(
         headers: &headers,
         query: query.as_deref(),
     };
+    let answer = bring(&publishing, shown, body).await;
+    let outcome = match &answer {
+        Ok(()) => "confirmed",
+        Err(problem) if problem.status().is_client_error() => "refused",
+        Err(_) => "failed",
+    };
+    publishing.metrics.publishes.of(outcome).inc();
+    answer.map(|()| StatusCode::ACCEPTED.into_response())
+}
+
+/// Brings the event to the exchange, if it may be brought there.
+async fn bring(publishing: &Publishing, shown: Shown<'_>, body: Body) -> Result<(), Problem> {
     let grant = publishing.authenticator.authenticate(shown).await?;
     grant.require(Permission::Publish).map_err(forbidden)?;
     // Not before it is known that it may publish.
@@ -125,7 +140,7 @@ pub async fn publish(
                 })?
         }
     }
-    Ok(StatusCode::ACCEPTED.into_response())
+    Ok(())
 }
 
 impl Publishing {

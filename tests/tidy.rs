@@ -48,7 +48,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "publish",
-        &["amqp", "auth", "body", "embedded", "event", "problem"],
+        &[
+            "amqp", "auth", "body", "embedded", "event", "metrics", "problem",
+        ],
     ),
     (
         "revoke",
@@ -640,7 +642,12 @@ fn whatever_looks_like_a_setting_in_the_readme_is_one() {
         .filter_map(|setting| setting.name.split('_').next())
         .collect();
     let mut found = BTreeSet::new();
-    for file in ["README.md", "CHANGELOG.md"] {
+    for file in [
+        "README.md",
+        "CHANGELOG.md",
+        "deploy/RUNBOOK.md",
+        "deploy/TUNING.md",
+    ] {
         let text = read(file);
         for word in
             text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
@@ -666,36 +673,59 @@ fn whatever_looks_like_a_setting_in_the_readme_is_one() {
     );
 }
 
-/// A metric: its type, its label's name, and that label's values, as far as they are told.
-type Described = BTreeMap<String, (String, Option<String>, BTreeSet<String>)>;
+/// What is told of a metric.
+#[derive(Debug, Default, PartialEq)]
+struct Metric {
+    kind: String,
+    label: Option<String>,
+    /// The values of the label, as far as they are a closed set.
+    values: BTreeSet<String>,
+    meaning: String,
+}
+
+type Described = BTreeMap<String, Metric>;
+
+/// As a table's cell and a help text both can say it: without marks, links and the last full stop, in small letters.
+fn plain(meaning: &str) -> String {
+    let mut text = String::new();
+    let mut rest = meaning;
+    while let Some((before, link)) = rest.split_once("](") {
+        text.push_str(before);
+        rest = link.split_once(')').expect("a link ends").1;
+    }
+    text.push_str(rest);
+    text.replace(['`', '['], "")
+        .trim_end_matches('.')
+        .to_lowercase()
+}
 
 fn metrics_of_the_code() -> Described {
     let text = String::from_utf8(Metrics::new().unwrap().render().unwrap()).unwrap();
     let short = |name: &str| name.strip_prefix("sse_bridge_").unwrap_or(name).to_owned();
-    let mut found: Described = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .map(|(name, kind)| (short(name), (kind.to_owned(), None, BTreeSet::new())))
-        .collect();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let Some((name, labels)) = line.split_once('{') else {
-            continue;
-        };
-        let Some((_, label, values)) = found.get_mut(&short(name)) else {
-            // A bucket, whose label says only which.
-            assert!(
-                name.ends_with("_bucket") && labels.starts_with("le="),
-                "{line}"
-            );
-            continue;
-        };
-        let (name, value) = labels.split_once("=\"").expect("a label");
-        let (value, rest) = value.split_once('"').expect("its end");
-        assert!(rest.starts_with('}'), "more than one label: {line}");
-        *label = Some(name.to_owned());
-        // What runs is no part of a closed set.
-        if name != "version" {
-            values.insert(value.to_owned());
+    let mut found = Described::new();
+    for line in text.lines() {
+        let told = |what: &str| line.strip_prefix(what)?.split_once(' ');
+        if let Some((name, help)) = told("# HELP ") {
+            found.entry(short(name)).or_default().meaning = plain(help);
+        } else if let Some((name, kind)) = told("# TYPE ") {
+            found.entry(short(name)).or_default().kind = kind.to_owned();
+        } else if let Some((name, labels)) = line.split_once('{') {
+            let Some(metric) = found.get_mut(&short(name)) else {
+                // A bucket, whose label says only which.
+                assert!(
+                    name.ends_with("_bucket") && labels.starts_with("le="),
+                    "{line}"
+                );
+                continue;
+            };
+            let (name, value) = labels.split_once("=\"").expect("a label");
+            let (value, rest) = value.split_once('"').expect("its end");
+            assert!(rest.starts_with('}'), "more than one label: {line}");
+            metric.label = Some(name.to_owned());
+            // What runs is no part of a closed set.
+            if name != "version" {
+                metric.values.insert(value.to_owned());
+            }
         }
     }
     found
@@ -705,20 +735,23 @@ fn metrics_of_the_readme() -> Described {
     let readme = read("README.md");
     let mut found = Described::new();
     for cells in rows(&section(&readme, "Metrics")) {
-        for name in code_spans(cells[0]) {
-            let spans = code_spans(cells[2]);
-            let label = spans.first().map(|label| (*label).to_owned());
-            let mut values: BTreeSet<String> = spans
-                .iter()
-                .skip(1)
-                .map(|value| (*value).to_owned())
-                .collect();
-            if cells[2].contains("(#what-is-dead-lettered)") {
-                values = reasons_of_the_readme(&readme);
-            }
-            let before = found.insert(name.to_owned(), (cells[1].to_owned(), label, values));
-            assert_eq!(before, None, "{name} stands twice");
-        }
+        let Some(name) = sole_code_span(cells[0]) else {
+            continue;
+        };
+        let spans = code_spans(cells[2]);
+        let values = if cells[2].contains("(#what-is-dead-lettered)") {
+            reasons_of_the_readme(&readme)
+        } else {
+            spans.iter().skip(1).map(ToString::to_string).collect()
+        };
+        let metric = Metric {
+            kind: cells[1].to_owned(),
+            label: spans.first().map(|label| (*label).to_owned()),
+            values,
+            meaning: plain(cells[3]),
+        };
+        let before = found.insert(name.to_owned(), metric);
+        assert_eq!(before, None, "{name} stands twice");
     }
     found
 }
@@ -741,12 +774,12 @@ fn reasons_of_the_readme(readme: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn readme_and_code_name_the_same_metrics_with_the_same_types_and_labels() {
+fn readme_and_code_name_the_same_metrics_with_the_same_types_labels_and_meanings() {
     let (code, readme) = (metrics_of_the_code(), metrics_of_the_readme());
     assert!(code.len() >= 25, "only {} metrics were found", code.len());
     let labelled = code
         .values()
-        .filter(|(_, label, _)| label.is_some())
+        .filter(|metric| metric.label.is_some())
         .count();
     assert!(labelled >= 7, "only {labelled} metrics have labels");
     for name in code.keys().chain(readme.keys()) {
@@ -756,6 +789,151 @@ fn readme_and_code_name_the_same_metrics_with_the_same_types_and_labels() {
             "{name}: README.md and the code"
         );
     }
+}
+
+/// What is written for Prometheus and Grafana, in their languages and in words.
+const WATCHING: [&str; 6] = [
+    "deploy/prometheus/rules.yml",
+    "deploy/prometheus/alerts.yml",
+    "deploy/grafana/dashboard.json",
+    "deploy/RUNBOOK.md",
+    "deploy/TUNING.md",
+    "tests/broker/monitoring/alerts.test.yml",
+];
+
+/// The words of PromQL and of prose, each with what follows it.
+fn words(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = &rest[rest.find(is_word)?..];
+        let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        Some((word, after))
+    })
+}
+
+/// The labels of a selector that stands here, with the values that are asked for.
+fn selector(text: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|text| text.split('}').next());
+    inner.unwrap_or_default().split(", ").filter_map(|matcher| {
+        let (label, value) = matcher.split_once('=')?;
+        let value = value.trim_start_matches('~').trim_matches('"');
+        Some((label.trim_end_matches('!'), value.split('|').collect()))
+    })
+}
+
+#[test]
+fn whatever_looks_like_a_metric_in_rules_alerts_dashboard_and_runbook_is_one() {
+    let metrics = metrics_of_the_code();
+    let records: BTreeSet<String> = read("deploy/prometheus/rules.yml")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "))
+        .map(str::to_owned)
+        .collect();
+    let (mut found, mut selected) = (BTreeSet::new(), 0);
+    for file in WATCHING {
+        let text = read(file).replace("\\\"", "\"");
+        for (word, after) in words(&text) {
+            if word.contains(":sse_bridge_") {
+                assert!(records.contains(word), "{file}: nobody records {word}");
+            }
+            let name = match word.strip_prefix("sse_bridge_") {
+                Some(name) => name.trim_end_matches("_bucket"),
+                None if word.ends_with("_total") || word.starts_with("process_") => word,
+                None => continue,
+            };
+            let Some(metric) = metrics.get(name) else {
+                panic!("{file}: there is no metric {word}");
+            };
+            found.insert(name.to_owned());
+            for (label, values) in selector(after) {
+                if ["job", "instance", "le", "version"].contains(&label) {
+                    continue;
+                }
+                assert_eq!(metric.label.as_deref(), Some(label), "{file}: {word}");
+                for value in values {
+                    assert!(metric.values.contains(value), "{file}: {word}: {value}");
+                    selected += 1;
+                }
+            }
+        }
+    }
+    assert!(found.len() >= 40, "only {found:?}");
+    assert!(selected >= 30, "only {selected} values of labels");
+}
+
+/// What a paragraph of the runbook answers, in this order.
+const ANSWERS: [&str; 5] = ["Means", "Users notice", "Look", "Do", "Harmless"];
+
+#[test]
+fn every_alert_has_its_paragraph_in_the_runbook_and_leads_there() {
+    let runbook = read("deploy/RUNBOOK.md");
+    let mut paragraphs = BTreeSet::new();
+    for section in runbook.split("\n### ").skip(1) {
+        let (name, text) = section.split_once('\n').expect("a paragraph");
+        let text = text.split("\n## ").next().unwrap();
+        let answers: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("- **")?.split_once("**: "))
+            .map(|(answer, _)| answer)
+            .collect();
+        assert_eq!(answers, ANSWERS, "{name}");
+        assert!(paragraphs.insert(name.to_owned()), "{name} stands twice");
+    }
+    let alerts = read("deploy/prometheus/alerts.yml");
+    let mut named = BTreeSet::new();
+    for alert in alerts.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        let link = format!("runbook: deploy/RUNBOOK.md#{}\n", name.to_lowercase());
+        assert!(alert.contains(&link), "{name}: where it leads");
+        assert!(named.insert(name.to_owned()), "{name} stands twice");
+    }
+    assert!(named.len() > 30, "only {named:?}");
+    assert_eq!(paragraphs, named, "the runbook, and the alerts");
+}
+
+/// The headings of a page as its links name them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let letters = heading
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            letters.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
+#[test]
+fn what_the_pages_of_operators_link_to_is_there() {
+    let mut followed = 0;
+    for page in ["deploy/RUNBOOK.md", "deploy/TUNING.md", "README.md"] {
+        let text = read(page);
+        let folder = Path::new(page).parent().unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.to_owned(),
+                file => folder.join(file).to_str().unwrap().to_owned(),
+            };
+            assert!(root().join(&target).exists(), "{page}: {link}");
+            if !anchor.is_empty() {
+                assert!(anchors(&read(&target)).contains(anchor), "{page}: {link}");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 30, "only {followed} links");
 }
 
 #[test]

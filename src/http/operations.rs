@@ -22,10 +22,10 @@ pub fn health(lifecycle: Lifecycle) -> Router {
 }
 
 /// `GET /metrics`: on the admin listener only.
-pub fn metrics(metrics: Arc<Metrics>) -> Router {
+pub fn metrics(metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Router {
     Router::new()
         .route("/metrics", get(render))
-        .with_state(metrics)
+        .with_state((metrics, lifecycle))
 }
 
 /// The process answers, so it is alive.
@@ -60,7 +60,11 @@ fn plain(status: StatusCode, text: &'static str) -> Response {
         .into_response()
 }
 
-async fn render(State(metrics): State<Arc<Metrics>>) -> Result<Response, Problem> {
+async fn render(
+    State((metrics, lifecycle)): State<(Arc<Metrics>, Lifecycle)>,
+) -> Result<Response, Problem> {
+    let is_ready = lifecycle.readiness() == Readiness::Ready;
+    metrics.ready.set(is_ready.into());
     let text = metrics.render().map_err(|error| {
         tracing::error!(%error, "cannot write the metrics");
         Problem::new(

@@ -91,8 +91,8 @@ pub fn admin(
         .fold(Router::new(), |router, revoke| {
             router.route("/revoke", revoke)
         })
-        .merge(operations::health(lifecycle))
-        .merge(operations::metrics(metrics))
+        .merge(operations::health(lifecycle.clone()))
+        .merge(operations::metrics(metrics, lifecycle))
         .fallback(not_found_by_operators)
         .method_not_allowed_fallback(method_not_allowed_to_operators)
 }

@@ -1,6 +1,8 @@
-//! The standard `process_*` metrics, read from `/proc` when Prometheus asks. The collector of the `prometheus` crate
-//! does the same through a second, older copy of `procfs` and `rustix`.
+//! The standard `process_*` metrics and the limit of memory, read from `/proc` and `/sys` when Prometheus asks. The collector
+//! of the `prometheus` crate does the former through a second, older copy of `procfs` and `rustix`.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Mutex;
 
 use procfs::process::{LimitValue, Process};
@@ -8,13 +10,16 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge, Opts};
 
+/// Where Linux shows control groups of version 2.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// What this process takes from its machine. Where `/proc` cannot be read, the last values stand.
 #[derive(Debug)]
 pub(super) struct ProcessCollector {
     process: Option<Process>,
     /// Guards the step from the CPU time told last to that of now.
     cpu_seconds: Mutex<Counter>,
-    gauges: [Gauge; 6],
+    gauges: [Gauge; 7],
     descriptions: Vec<Desc>,
 }
 
@@ -45,6 +50,13 @@ impl ProcessCollector {
                 "Start time of the process since unix epoch in seconds.",
             )?,
             gauge("process_threads", "Number of OS threads in the process.")?,
+            Gauge::with_opts(
+                Opts::new(
+                    "memory_limit_bytes",
+                    "Least limit of memory of this process' control groups (version 2); 0 without one.",
+                )
+                .namespace(super::PREFIX),
+            )?,
         ];
         let descriptions = cpu_seconds
             .desc()
@@ -65,7 +77,7 @@ impl ProcessCollector {
     fn read(&self, process: &Process) -> procfs::ProcResult<()> {
         let stat = process.stat()?;
         let ticks = procfs::ticks_per_second() as f64;
-        let [open, max, virtual_memory, resident, started, threads] = &self.gauges;
+        let [open, max, virtual_memory, resident, started, threads, limit] = &self.gauges;
         open.set(process.fd_count()? as f64);
         max.set(match process.limits()?.max_open_files.soft_limit {
             LimitValue::Value(limit) => limit as f64,
@@ -75,12 +87,32 @@ impl ProcessCollector {
         resident.set((stat.rss * procfs::page_size()) as f64);
         started.set(stat.starttime as f64 / ticks + procfs::boot_time_secs()? as f64);
         threads.set(stat.num_threads as f64);
+        limit.set(memory_limit(process).unwrap_or(0) as f64);
         if let Ok(cpu_seconds) = self.cpu_seconds.lock() {
             let now = (stat.utime + stat.stime) as f64 / ticks;
             cpu_seconds.inc_by((now - cpu_seconds.get()).max(0.0));
         }
         Ok(())
     }
+}
+
+/// The limit of memory that this process meets first, in bytes, if it has one.
+fn memory_limit(process: &Process) -> Option<u64> {
+    // Hierarchy 0 is that of version 2, which has one for all controllers.
+    let groups = process.cgroups().ok()?;
+    let own = groups.into_iter().find(|group| group.hierarchy == 0)?;
+    least_limit(Path::new(CGROUPS), Path::new(&own.pathname))
+}
+
+/// The least `memory.max` of a control group and those above it. The root has none, but that of a container has.
+fn least_limit(root: &Path, group: &Path) -> Option<u64> {
+    let below_root = group.strip_prefix("/").unwrap_or(group);
+    let limits = below_root.ancestors().filter_map(|group| {
+        let text = fs::read_to_string(root.join(group).join("memory.max")).ok()?;
+        // Where there is no limit it says `max`.
+        text.trim().parse().ok()
+    });
+    limits.min()
 }
 
 impl Collector for ProcessCollector {
@@ -101,5 +133,29 @@ impl Collector for ProcessCollector {
             .into_iter()
             .chain(self.gauges.iter().flat_map(Collector::collect))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_memory_is_the_least_of_all_groups_that_hold_the_process() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("slice/pod");
+        fs::create_dir_all(&group).unwrap();
+        let limits = |own: &str| {
+            fs::write(group.join("memory.max"), own).unwrap();
+            least_limit(root.path(), Path::new("/slice/pod"))
+        };
+        assert_eq!(limits("max\n"), None);
+        assert_eq!(limits("4096\n"), Some(4096));
+        fs::write(root.path().join("slice/memory.max"), "1024\n").unwrap();
+        assert_eq!(limits("4096\n"), Some(1024));
+        assert_eq!(limits("max\n"), Some(1024));
+        // As a container sees it, whose own group is the root.
+        fs::write(root.path().join("memory.max"), "512\n").unwrap();
+        assert_eq!(least_limit(root.path(), Path::new("/")), Some(512));
     }
 }

@@ -150,6 +150,7 @@ impl Session {
     ) -> Self {
         let now = Instant::now();
         metrics.connections.of(transport).inc();
+        metrics.connections_opened.of(transport).inc();
         let mut session = Self {
             subscription,
             watch,

@@ -120,6 +120,15 @@ async fn an_event_posted_over_http_is_answered_when_the_broker_has_it_and_refuse
     })
     .await;
     assert_eq!(client.data(1).await, [r#"{"n":1.0}"#]);
+    for (outcome, count) in [("confirmed", 2.0), ("refused", 1.0)] {
+        let series = format!("sse_bridge_publishes_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(bridge.metric(&series).await, count, "{outcome}");
+    }
+    bridge
+        .wait_metric("sse_bridge_publishes_total{outcome=\"failed\"}", |count| {
+            count >= 1.0
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -272,11 +281,63 @@ async fn metrics_count_what_happened_and_are_not_on_the_public_port() {
             count == 2.0
         })
         .await;
+    bridge
+        .wait_metric(
+            "sse_bridge_connections_opened_total{transport=\"sse\"}",
+            |count| count == 2.0,
+        )
+        .await;
     assert_eq!(bridge.metric("sse_bridge_broker_up").await, 1.0);
     assert_eq!(
         bridge.get("/metrics").await.expect("an answer").head.status,
         404
     );
+}
+
+#[tokio::test]
+async fn metrics_tell_what_runs_within_which_bounds_and_whether_it_is_ready() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = Bridge::on(&vhost)
+        .set("HTTP_MAX_CONNECTIONS", 77)
+        .set("RABBITMQ_PREFETCH_COUNT", 66)
+        .set("RABBITMQ_READ_BACK_READERS", 5)
+        .set("HISTORY_MAX_EVENTS", 4444)
+        .set("HISTORY_MAX_BYTES", "3MiB")
+        .start()
+        .await;
+    let told = [
+        ("ready", 1.0),
+        ("queue_type{type=\"stream\"}", 1.0),
+        ("queue_type{type=\"quorum\"}", 0.0),
+        ("auth_mode{mode=\"none\"}", 1.0),
+        ("auth_mode{mode=\"jwt\"}", 0.0),
+        ("max_connections", 77.0),
+        ("max_unacknowledged_messages", 66.0),
+        ("max_read_back_readers", 5.0),
+        ("history_max_events", 4444.0),
+        ("history_max_bytes", 3.0 * 1024.0 * 1024.0),
+    ];
+    for (name, value) in told {
+        let series = format!("sse_bridge_{name}");
+        assert_eq!(bridge.metric(&series).await, value, "{name}");
+    }
+    assert!(bridge.metric("sse_bridge_worker_threads").await >= 1.0);
+
+    let unready = Bridge::on(&vhost)
+        .set("RABBITMQ_URL", vhost.url_at(1))
+        .set("RABBITMQ_EVENTS_QUEUE_TYPE", "classic")
+        .start_unready()
+        .await;
+    let told = [
+        ("ready", 0.0),
+        ("queue_type{type=\"stream\"}", 0.0),
+        ("queue_type{type=\"classic\"}", 1.0),
+        ("max_read_back_readers", 0.0),
+    ];
+    for (name, value) in told {
+        let series = format!("sse_bridge_{name}");
+        assert_eq!(unready.metric(&series).await, value, "{name}");
+    }
 }
 
 #[tokio::test]
