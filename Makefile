@@ -34,7 +34,8 @@ bench-peers: ## The same against nchan, Web-STOMP and FastAPI, which it installs
 	cargo bench --locked --bench load -- $(addprefix peers-,$(or $(SCENARIO),team-1000-paced team-1000-burst team-10000))
 
 bench-growth: setup ## How cost grows with clients, events, payload, audiences and slow clients, as tables, CSV and plots
-	cargo bench --locked --bench load -- growth-clients growth-events growth-payload growth-audiences growth-slow
+	cargo bench --locked --bench load -- growth-clients growth-events growth-payload growth-audiences growth-slow \
+		growth-ingest growth-replicas growth-replica-queues
 
 lint: ## Formatting and clippy, as CI sees them
 	cargo fmt --check

@@ -266,6 +266,7 @@ impl App {
             ),
             proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
+            tcp_nodelay: config.http.tcp_nodelay,
             sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
@@ -274,6 +275,7 @@ impl App {
             share: None,
             proxies: TrustedProxies::default(),
             stall: config.sse.stall,
+            tcp_nodelay: true,
             sockets: None,
         };
         let tls = config

@@ -463,6 +463,7 @@ impl Reader<'_> {
                 &raw::HTTP_MAX_CONNECTION_RATE_PER_IP,
                 number(0..=1_000_000, "connections a second (0: no limit)"),
             )?,
+            tcp_nodelay: self.value(&raw::HTTP_TCP_NODELAY, boolean)?,
         };
         if self.command == Command::Dev && !config.bind.ip().is_loopback() {
             self.problem(

@@ -6,6 +6,7 @@ mod idle;
 mod storm;
 mod ingest;
 mod growth;
+mod replicas;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -71,6 +72,16 @@ async fn scenario(name: &str) -> Vec<Row> {
         growth.measure().await;
         return Vec::new();
     }
+    match name {
+        "growth-ingest" => replicas::ingest().await,
+        "growth-replicas" => replicas::replicas("stream").await,
+        "growth-replica-queues" => replicas::replicas("classic").await,
+        _ => return with_target(name).await,
+    }
+    Vec::new()
+}
+
+async fn with_target(name: &str) -> Vec<Row> {
     match name {
         "team-1000-paced" => team::paced().await,
         "team-1000-burst" => team::burst().await,

@@ -75,6 +75,16 @@ impl Server {
         Self::bridge_on(&vhost, &setup(&vhost), audience).await
     }
 
+    /// The same with small events gathered in the kernel.
+    pub async fn bridge_gathering(audience: &Audience) -> Self {
+        let vhost = RabbitMq::shared().await.vhost();
+        let setup = setup(&vhost).set("HTTP_TCP_NODELAY", false);
+        Self {
+            name: "sse-bridge, gathering".to_owned(),
+            ..Self::bridge_on(&vhost, &setup, audience).await
+        }
+    }
+
     pub async fn bridge_on(vhost: &Vhost, setup: &Setup, audience: &Audience) -> Self {
         let bridge = setup.start().await;
         let publisher =

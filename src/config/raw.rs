@@ -123,6 +123,8 @@ settings! {
     HTTP_MAX_CONNECTIONS_PER_IP: Some("0"), Open;
     /// New connections a second from one address.
     HTTP_MAX_CONNECTION_RATE_PER_IP: Some("0"), Open;
+    /// Whether each event leaves at once.
+    HTTP_TCP_NODELAY: Some("true"), Open;
     /// The listener of metrics.
     ADMIN_BIND: Some("127.0.0.1:9090"), Open;
     /// How long an ending process takes over its clients.

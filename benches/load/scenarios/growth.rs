@@ -47,7 +47,7 @@ impl Point {
 
 /// All that is varied.
 pub fn all() -> [Growth; 5] {
-    let clients = [100, 300, 1_000, 3_000, 10_000, 15_000];
+    let clients = [100, 300, 1_000, 3_000, 10_000, 15_000, 18_000];
     let events = [10, 30, 100, 200, 300, 400];
     let bytes = [100, 200, 1_024, 4_096, 16_384, 65_536];
     let audiences = [1, 2, 5, 10, 20, 50];
@@ -144,13 +144,6 @@ impl Growth {
                 format!("{:.1}", contestant.memory_per_client / 1024.0),
             ]);
         }
-        println!("\n{}:\n{}", self.name, table::aligned(&lines));
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/growth");
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let csv: String = lines
-            .iter()
-            .map(|line| format!("\"{}\"\n", line.join("\",\"")))
-            .collect();
         let curves = [
             Curve {
                 name: "CPU per delivery, us",
@@ -161,11 +154,20 @@ impl Growth {
                 points: p99,
             },
         ];
-        std::fs::write(folder.join(format!("{}.csv", self.name)), csv).expect("a file");
-        std::fs::write(
-            folder.join(format!("{}.svg", self.name)),
-            plot::svg(self.varied, &curves),
-        )
-        .expect("a file");
+        keep(self.name, &lines, &curves);
     }
+}
+
+/// Prints a table, whose first line is its head and whose first column is what is varied, and keeps it.
+pub fn keep<const COLUMNS: usize>(name: &str, lines: &[[String; COLUMNS]], curves: &[Curve]) {
+    println!("\n{name}:\n{}", table::aligned(lines));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/growth");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let csv: String = lines
+        .iter()
+        .map(|line| format!("\"{}\"\n", line.join("\",\"")))
+        .collect();
+    let plot = plot::svg(&lines[0][0], curves);
+    std::fs::write(folder.join(format!("{name}.csv")), csv).expect("a file");
+    std::fs::write(folder.join(format!("{name}.svg")), plot).expect("a file");
 }

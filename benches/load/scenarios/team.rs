@@ -49,6 +49,8 @@ pub const LARGE: Team = Team {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Bridge,
+    /// With `HTTP_TCP_NODELAY=false`: as nginx, which leaves Nagle's algorithm on for the streams of nchan.
+    BridgeGathering,
     Floor,
     /// With so many workers.
     Nchan(usize),
@@ -60,6 +62,7 @@ impl Who {
     async fn start(self, team: &Team) -> Result<Contestant, String> {
         let server = match self {
             Self::Bridge => Server::bridge(&Audience::team()).await,
+            Self::BridgeGathering => Server::bridge_gathering(&Audience::team()).await,
             Self::Floor => Server::floor(team.clients),
             Self::Nchan(workers) => peers::nchan(workers).await,
             Self::WebStomp => peers::web_stomp().await,
@@ -70,6 +73,7 @@ impl Who {
 }
 
 /// One that was measured.
+#[derive(Clone)]
 struct Found {
     who: Who,
     name: String,
@@ -91,7 +95,7 @@ async fn measure(team: &Team, all: &[Who], rounds: usize) -> Vec<Found> {
             Ok(mut contestant) => {
                 contestant.one_of = match who {
                     Who::FastApi | Who::WebStomp => 10,
-                    Who::Bridge | Who::Floor | Who::Nchan(_) => 1,
+                    Who::Bridge | Who::BridgeGathering | Who::Floor | Who::Nchan(_) => 1,
                 };
                 present.push(*who);
                 contestants.push(contestant);
@@ -159,18 +163,19 @@ fn of_the_targets() -> Vec<Who> {
 }
 
 pub async fn paced() -> Vec<Row> {
-    let found = measure(&PACED, &of_the_targets(), ROUNDS).await;
+    let mut all = of_the_targets();
+    all.push(Who::BridgeGathering);
+    let found = measure(&PACED, &all, ROUNDS).await;
     print(&PACED, &found);
+    let cpu_against_nchan = |found: &[Found], figure| {
+        let target = Target::AtMost(0.6);
+        against_nchan(&PACED, found, figure, "us", Trial::cpu_per_delivery, target)
+    };
+    let gathering: Vec<Found> = found.iter().rev().cloned().collect();
     vec![
         cpu_against_floor(&PACED, &found),
-        against_nchan(
-            &PACED,
-            &found,
-            "CPU per delivery",
-            "us",
-            Trial::cpu_per_delivery,
-            Target::AtMost(0.6),
-        ),
+        cpu_against_nchan(&found, "CPU per delivery"),
+        cpu_against_nchan(&gathering, "the same, HTTP_TCP_NODELAY=false as nchan's"),
     ]
 }
 
