@@ -74,6 +74,7 @@ async fn scenario(name: &str) -> Vec<Row> {
     }
     match name {
         "growth-ingest" => replicas::ingest().await,
+        "growth-readers" => replicas::readers().await,
         "growth-replicas" => replicas::replicas("stream").await,
         "growth-replica-queues" => replicas::replicas("classic").await,
         _ => return with_target(name).await,

@@ -12,7 +12,7 @@ use crate::publisher::{Amqp, Load, Pace, Turns};
 use crate::server;
 use crate::table::{Row, Target};
 
-const EVENTS: u64 = 100_000;
+pub const EVENTS: u64 = 100_000;
 const ROUNDS: usize = 5;
 /// The bridge's default.
 const PREFETCH: u16 = 512;
@@ -40,7 +40,7 @@ pub async fn ingest(kind: &str) -> Vec<Row> {
 }
 
 /// A virtual host with so many events waiting in the bridge's queue.
-async fn waiting(kind: &str) -> (Vhost, Setup) {
+pub async fn waiting(kind: &str) -> (Vhost, Setup) {
     let vhost = RabbitMq::shared().await.vhost();
     let setup = server::setup(&vhost)
         .set("RABBITMQ_EVENTS_QUEUE_TYPE", kind)

@@ -1,7 +1,9 @@
 //! What an event costs that nobody hears: RabbitMQ, and each replica that reads it. The floor under any number of replicas, as
 //! each of them reads every event.
 
-use super::growth;
+use std::time::Instant;
+
+use super::{growth, ingest};
 use crate::harness::{Bridge, RabbitMq};
 use crate::plot::Curve;
 use crate::publisher::{Amqp, Load, Pace, Turns};
@@ -33,6 +35,51 @@ pub async fn replicas(kind: &str) {
         ),
     };
     keep(name, varied, &measured);
+}
+
+/// How fast so many replicas together read a stream that waits, and what a record then costs: where RabbitMQ is the limit.
+pub async fn readers() {
+    let head = [
+        "replicas that read 100,000 waiting records of a stream",
+        "records/s, of each",
+        "of all",
+        "RabbitMQ, us/record read",
+        "a replica, us/record",
+    ];
+    let mut lines = vec![head.map(str::to_owned)];
+    let mut rates = Vec::new();
+    for replicas in [1, 2, 4, 8] {
+        let (_vhost, setup) = ingest::waiting("stream").await;
+        let node = [RabbitMq::shared().await.pid()];
+        let (before, began) = (Cpu::of(&node), Instant::now());
+        let mut bridges = Vec::new();
+        for _ in 0..replicas {
+            bridges.push(setup.start_unready().await);
+        }
+        for bridge in &bridges {
+            let all = |count| count >= ingest::EVENTS as f64;
+            bridge
+                .wait_metric("sse_bridge_events_consumed_total", all)
+                .await;
+        }
+        let took = began.elapsed().as_secs_f64();
+        let pids: Vec<u32> = bridges.iter().map(Bridge::pid).collect();
+        let records = ingest::EVENTS as f64 * f64::from(replicas);
+        let per_record = |cpu: Cpu| cpu.total.as_secs_f64() * 1e6 / records;
+        rates.push((f64::from(replicas), records / took));
+        lines.push([
+            replicas.to_string(),
+            format!("{:.0}", records / f64::from(replicas) / took),
+            format!("{:.0}", records / took),
+            format!("{:.1}", per_record(Cpu::of(&node).since(before))),
+            format!("{:.1}", per_record(Cpu::of(&pids))),
+        ]);
+    }
+    let curve = Curve {
+        name: "records/s, of all",
+        points: rates,
+    };
+    growth::keep("growth-readers", &lines, &[curve]);
 }
 
 /// What was found with so many replicas.
