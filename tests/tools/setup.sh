@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need besides Rust: RabbitMQ, promtool, nginx, curl, and a Python with pika and aio-pika for producers
+# Installs what the tests need besides Rust: RabbitMQ, promtool, nginx, curl, Node.js, and a Python with pika and aio-pika for producers
 # and PyJWT for an issuer that share no code with the bridge. Does nothing, quickly, when all of it is there. Nothing that it installs is started.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -13,6 +13,7 @@ need 'command -v promtool' prometheus
 need 'test -x /usr/sbin/nginx' nginx
 need 'command -v curl' curl
 need 'command -v make' make
+need 'command -v node' nodejs
 need 'command -v cc' gcc
 need 'python3 -c "import ensurepip, venv"' python3-venv
 
