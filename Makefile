@@ -8,6 +8,7 @@ setup: ## Install what the tests need (RabbitMQ, promtool, nginx, Python produce
 
 test: setup ## All tests: unit, integration, against a real RabbitMQ, documentation
 	cargo test --locked --no-fail-fast
+	node --test tests/console/*.test.mjs
 	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
 	$(MAKE) --no-print-directory client
 

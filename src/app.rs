@@ -19,19 +19,20 @@ use crate::config::Config;
 use crate::embedded;
 use crate::event::id::Mark;
 use crate::event::topic::TopicPattern;
-use crate::http::console::console;
+use crate::http::console::Console;
 use crate::http::proxies::TrustedProxies;
 use crate::http::rate::ConnectionRate;
+use crate::http::routes;
 use crate::http::routes::Refusal;
 use crate::http::server::{Pace, Room, Server, ServerLimits, Share};
 use crate::http::tls::Tls;
-use crate::http::{operations, routes};
 use crate::hub::{Hub, Numbering, hub};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publish::{Exchange, Publishing};
 use crate::revoke::{self, Feed, Revoking};
 use crate::transport::{Bounds, Limits, Transport};
+use crate::watch::Watching;
 
 /// How often the history lets go of what is too old where no event does it in passing.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -79,9 +80,7 @@ struct Head {
     awaits_revocations: bool,
     revocation_feed: Option<(amqp::Revocations, Feed)>,
     revoking: Option<Arc<Revoking>>,
-    /// Pages on the public listener besides the service itself.
-    pages: Router,
-    has_admin: bool,
+    console: Console,
 }
 
 impl App {
@@ -150,8 +149,7 @@ impl App {
             numbering: numbering(&broker),
             authenticator,
             key_refresh,
-            pages: Router::new(),
-            has_admin: true,
+            console: Console::Serve,
         };
         Self::build(config, head, metrics, lifecycle)
     }
@@ -181,8 +179,7 @@ impl App {
             awaits_revocations: false,
             revocation_feed: None,
             revoking: None,
-            pages: console().merge(operations::metrics(Arc::clone(&metrics), lifecycle.clone())),
-            has_admin: false,
+            console: Console::Dev,
         };
         Self::build(config, head, metrics, lifecycle)
     }
@@ -235,13 +232,31 @@ impl App {
             faults: Mutex::default(),
             metrics: Arc::clone(&metrics),
         };
+        let watching = Watching {
+            tail: bridge.tail(),
+            hub: hub.clone(),
+            attributes: transport.attributes.clone(),
+            lifecycle: lifecycle.clone(),
+        };
         let public = routes::public(
             Arc::new(transport),
             Arc::new(publishing),
             lifecycle.clone(),
             &config.http.cors_origins,
-        )
-        .merge(head.pages);
+        );
+        let operators = routes::operators(
+            Arc::clone(&metrics),
+            lifecycle.clone(),
+            Arc::new(watching),
+            head.console,
+        );
+        let (public, admin) = match head.console {
+            Console::Dev => (public.merge(operators), None),
+            Console::Serve => {
+                let admin = routes::admin(operators, head.revoking, lifecycle.clone());
+                (public, Some(admin))
+            }
+        };
         let refusing =
             |refusal| routes::refusing(refusal, lifecycle.clone(), &config.http.cors_origins);
         let limits = ServerLimits {
@@ -286,9 +301,7 @@ impl App {
             .transpose()
             .context("the TLS certificate or its key cannot be used")?
             .map(Arc::new);
-        let admin = head
-            .has_admin
-            .then(|| routes::admin(Arc::clone(&metrics), head.revoking, lifecycle.clone()))
+        let admin = admin
             .map(|router| {
                 bind(
                     "ADMIN_BIND",

@@ -27,6 +27,7 @@ use crate::event::{Break, Event, EventName, Intake, Message, Poison, Verdict};
 use crate::frame::Frame;
 use crate::hub::{Numbering, Writer};
 use crate::metrics::Metrics;
+use crate::tail::{Outcome, Tail};
 
 /// What makes a message an event: the same for what is read live and for what is read back.
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ pub struct Bridge {
     hub: Writer,
     duplicates: Duplicates,
     metrics: Arc<Metrics>,
+    tail: Tail,
 }
 
 impl Bridge {
@@ -84,7 +86,14 @@ impl Bridge {
             hub,
             duplicates: Duplicates::default(),
             metrics,
+            tail: Tail::default(),
         }
+    }
+
+    /// Where it is told what becomes of each message.
+    #[must_use]
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
     }
 
     /// The id a message gets. In a queue it is the next number; in a stream it is where the message stands.
@@ -126,11 +135,15 @@ impl Intake for Bridge {
             Err(poison) => {
                 if !seen {
                     self.hub.pass(id, now);
+                    let outcome = Outcome::DeadLetter(poison.clone());
+                    self.tail.tell(id, &message, None, outcome);
                 }
                 return Verdict::DeadLetter(poison);
             }
         };
+        let tell = |outcome| self.tail.tell(id, &message, Some(&address), outcome);
         if seen {
+            tell(Outcome::Seen);
             return Verdict::Acknowledge;
         }
         if let Some(lag) = lag(&message) {
@@ -138,14 +151,17 @@ impl Intake for Bridge {
         }
         if self.numbering == Numbering::Offsets && is_expired(&message) {
             self.metrics.events_dropped.of("expired").inc();
+            tell(Outcome::Expired);
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
         if self.duplicates.has_seen(&address.audience, &message, now) {
             self.metrics.duplicates.inc();
+            tell(Outcome::Duplicate);
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
+        tell(Outcome::Published);
         self.hub
             .publish(Frame::encode(event(id, address, message), now));
         Verdict::Acknowledge

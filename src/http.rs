@@ -26,7 +26,7 @@ pub struct HttpConfig {
     pub bind: SocketAddr,
     /// Certificate and key, where clients connect over TLS.
     pub tls: Option<TlsFiles>,
-    /// Where metrics are read.
+    /// Where metrics are read, and the console.
     pub admin_bind: SocketAddr,
     /// Whose pages may read answers.
     pub cors_origins: CorsOrigins,

@@ -40,6 +40,7 @@ use self::channel::Listeners;
 use self::log::{Log, State};
 use self::read_back::Desk;
 use crate::event::Break;
+use crate::event::audience::Audience;
 use crate::event::filter::Filter;
 use crate::event::id::{EventId, Mark, Position};
 use crate::event::scope::Scope;
@@ -209,6 +210,14 @@ impl Hub {
     #[must_use]
     pub fn subscribe(&self, scope: Scope, filter: Filter, resume: Resume) -> Subscription {
         Subscription::new(Arc::clone(&self.shared), scope, filter, resume)
+    }
+
+    /// How many subscriptions an event for this audience reaches, if their filters let it through.
+    #[must_use]
+    pub fn listeners(&self, audience: &Audience) -> usize {
+        let log = &self.shared.log;
+        let of_everything = lock(log.everything()).len();
+        of_everything + log.lock().registry.listeners(audience)
     }
 
     /// Who waits for what is no longer in memory. To be served by one task.

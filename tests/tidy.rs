@@ -27,9 +27,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("amqp", &["event", "lifecycle", "metrics"]),
     ("embedded", &["event", "lifecycle", "metrics"]),
+    ("tail", &["event"]),
     (
         "bridge",
-        &["amqp", "embedded", "event", "frame", "hub", "metrics"],
+        &[
+            "amqp", "embedded", "event", "frame", "hub", "metrics", "tail",
+        ],
     ),
     ("frame", &["event"]),
     ("hub", &["event", "frame", "metrics"]),
@@ -64,6 +67,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "problem",
         ],
     ),
+    (
+        "watch",
+        &[
+            "auth",
+            "event",
+            "frame",
+            "hub",
+            "lifecycle",
+            "metrics",
+            "problem",
+            "tail",
+            "transport",
+        ],
+    ),
     ("problem", &["auth"]),
     ("body", &["problem"]),
     (
@@ -76,6 +93,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "publish",
             "revoke",
             "transport",
+            "watch",
         ],
     ),
     (

@@ -21,7 +21,7 @@ pub fn health(lifecycle: Lifecycle) -> Router {
         .with_state(lifecycle)
 }
 
-/// `GET /metrics`: on the admin listener only.
+/// `GET /metrics`: on the admin listener, and in `dev` on the public one.
 pub fn metrics(metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Router {
     Router::new()
         .route("/metrics", get(render))

@@ -16,6 +16,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::console::Console;
 use super::{CorsOrigins, operations};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ use crate::publish::{self, Publishing};
 use crate::revoke::{self, Revoking};
 use crate::transport::request::LAST_EVENT_ID;
 use crate::transport::{Transport, sse};
+use crate::watch::{self, Watching};
 
 /// How long a browser may remember the answer to a preflight (Fetch §4.9).
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
@@ -79,20 +81,29 @@ fn vary() -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(VARY, HeaderValue::from_static("Origin"))
 }
 
-/// The admin listener. Nothing is revoked where no tokens are checked.
-pub fn admin(
+/// What those see who run it: on the admin listener, or in `dev` on the public one.
+pub fn operators(
     metrics: Arc<Metrics>,
-    revoking: Option<Arc<Revoking>>,
     lifecycle: Lifecycle,
+    watching: Arc<Watching>,
+    console: Console,
 ) -> Router {
+    Router::new()
+        .route("/tail", get(watch::tail).with_state(watching))
+        .merge(operations::metrics(metrics, lifecycle))
+        .merge(console.router())
+}
+
+/// The admin listener. Nothing is revoked where no tokens are checked.
+pub fn admin(operators: Router, revoking: Option<Arc<Revoking>>, lifecycle: Lifecycle) -> Router {
     let revoke = revoking.map(|revoking| post(revoke::revoke).with_state(revoking));
     revoke
         .into_iter()
         .fold(Router::new(), |router, revoke| {
             router.route("/revoke", revoke)
         })
-        .merge(operations::health(lifecycle.clone()))
-        .merge(operations::metrics(metrics, lifecycle))
+        .merge(operations::health(lifecycle))
+        .merge(operators)
         .fallback(not_found_by_operators)
         .method_not_allowed_fallback(method_not_allowed_to_operators)
 }
@@ -209,13 +220,13 @@ async fn method_not_allowed() -> Problem {
 }
 
 async fn not_found_by_operators() -> Problem {
-    let detail = "nothing is served here; this listener has GET /metrics, /healthz and /readyz, and POST /revoke where tokens are checked";
+    let detail = "nothing is served here; this listener has GET /metrics, /console, /tail, /healthz and /readyz, and POST /revoke where tokens are checked";
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
 
 async fn method_not_allowed_to_operators() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take that method: GET /metrics, POST /revoke",
+        "this path does not take that method: POST /revoke, GET all others",
     )
 }

@@ -117,6 +117,10 @@ impl Channel {
         !lock(&self.listeners).is_empty()
     }
 
+    pub(super) fn listeners(&self) -> usize {
+        lock(&self.listeners).len()
+    }
+
     /// Wakes everyone who listens.
     pub(super) fn wake(&self) {
         wake(&self.listeners);
@@ -245,6 +249,10 @@ impl Listeners {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -30,6 +30,13 @@ impl Registry {
             .is_some_and(|channel| channel.has_listeners())
     }
 
+    /// How many listen to `audience`.
+    pub(super) fn listeners(&self, audience: &Audience) -> usize {
+        self.channels
+            .get(audience)
+            .map_or(0, |channel| channel.listeners())
+    }
+
     /// Forgets `channel` if it holds no event and nobody listens. One that is forgotten already may have a successor.
     pub(super) fn free_if_idle(&mut self, channel: &Arc<Channel>) {
         let is_known = || {

@@ -28,6 +28,7 @@ mod faults;
 mod drain;
 mod operations;
 mod monitoring;
+mod console;
 mod auth;
 mod revoke;
 mod scale;

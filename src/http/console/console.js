@@ -1,9 +1,14 @@
-// The console page of `sse-bridge dev`: two forms, a list, some counters. It uses only what every
-// client has, GET /events and POST /publish. Events are gathered and drawn once per frame, so that a
-// burst costs the browser no more than the rows that are seen.
+// The console: charts, a form, a list; in `dev` another form and counters of the connection. The page
+// that the server sends has the parts that there are. What is listed is GET /tail, or in `dev` what a
+// client is sent by GET /events. It is gathered and drawn once per frame, so that a burst costs the
+// browser no more than the rows that are seen.
 
+import { bytes, clock, number } from './format.js';
 import { EventStream, problem } from './sse.js';
 import { compact, isJson, members, pretty } from './json.js';
+import { watchVitals } from './vitals.js';
+
+const DEV = document.documentElement.dataset.console === 'dev';
 
 const ROWS = 500;
 const NAMES = 40; // counted one by one; later ones together
@@ -24,7 +29,10 @@ let applied = ''; // the query of the stream that runs
 
 const split = (text) => text.split(',').map((value) => value.trim()).filter((value) => value !== '');
 
-/** The query of `/events` that the form stands for; throws with a sentence where it stands for none. */
+/** The path of what is listed, from the page's own. */
+const source = () => (DEV ? $('source').querySelector(':checked').value : 'tail');
+
+/** The query that the form stands for; throws with a sentence where it stands for none. */
 function query() {
   const fields = connectForm.elements;
   const found = new URLSearchParams();
@@ -39,7 +47,7 @@ function query() {
     found.append(name, value);
   }
   if (!fields.broadcast.checked) found.set('broadcast', 'false');
-  found.set('envelope', 'true'); // topic and time are only there
+  if (source() === 'events') found.set('envelope', 'true'); // topic and time are only there
   return found;
 }
 
@@ -64,16 +72,19 @@ function connect() {
   }
   applied = wanted.toString();
   stream?.close();
-  stream = new EventStream(`/events?${applied}`, connectForm.elements.last_event_id.value.trim(), {
+  if (source() === 'tail') clear(); // of other filters, and the dead letters that are kept come again
+  stream = new EventStream(`${source()}?${applied}`, lastEventId(), {
     state: showState,
     event: take,
     checkpoint: (id) => { counters.checkpoints += 1; counters.lastId = id; redraw(); },
-    bytes: (count) => { counters.bytes += count; },
+    bytes: (size) => { if (source() === 'events') counters.bytes += size; },
   });
   wanted.delete('envelope');
   history.replaceState(null, '', wanted.size > 0 ? `#${wanted}` : location.pathname);
   showCurl();
 }
+
+const lastEventId = () => (source() === 'events' ? connectForm.elements.last_event_id.value.trim() : '');
 
 function disconnect() {
   stream.close();
@@ -90,7 +101,10 @@ function showState(state) {
     reconnecting: `reconnecting in ${state.seconds} s`,
     closed: state.reason ? 'refused' : 'closed',
   }[state.name];
-  if (state.name === 'open' && state.again) counters.reconnects += 1;
+  if (state.name === 'open' && state.again) {
+    listed = newest;
+    if (source() === 'events') counters.reconnects += 1;
+  }
   const reason = state.reason ? sentence(state.reason) : '';
   // While it tries again the last reason stays: it would flicker otherwise.
   if (state.name !== 'connecting' || stateName === 'closed') {
@@ -115,6 +129,9 @@ const counters = {};
 const perSecond = new Map(); // second → events in it, a minute of them
 let pending = []; // not drawn yet, oldest first; while paused they wait here
 let dropped = 0; // older than the newest ROWS, so not to be seen any more
+let unseen = 0; // were judged, too many at once to be told
+let newest = 0; // when the newest of the tail was judged, by the server's clock
+let listed = 0; // the same when the connection was lost: what was kept until then comes again
 let paused = false;
 let frame = 0;
 
@@ -130,25 +147,36 @@ function resetCounters() {
 }
 
 function take({ name, data, id }) {
-  counters.lastId = id;
-  if (name === 'bridge.heartbeat') {
-    counters.checkpoints += 1;
+  const of = source();
+  if (of === 'tail' && name === 'bridge.gap') { // nothing was lost but the sight of it
+    unseen += parsed(data)?.missed ?? 0;
     return redraw();
   }
   const control = name.startsWith('bridge.');
-  if (name === 'bridge.gap') countGap(data);
-  if (!control) {
-    counters.received += 1;
-    const known = counters.names.has(name) || counters.names.size < NAMES ? name : '(others)';
-    counters.names.set(known, (counters.names.get(known) ?? 0) + 1);
-    perSecond.set(second(), (perSecond.get(second()) ?? 0) + 1);
+  if (of === 'events') count(name, data, id, control);
+  if (name === 'bridge.heartbeat') return redraw();
+  if (of === 'tail' && !control) {
+    const { at = 0 } = parsed(data) ?? {};
+    if (at <= listed) return;
+    newest = Math.max(newest, at);
   }
-  pending.push({ name, data, id, control, at: new Date() });
+  pending.push({ name, data, id, control, at: new Date(), source: of });
   if (pending.length > 2 * ROWS) { // a hidden page draws nothing, but receives
     dropped += pending.length - ROWS;
     pending = pending.slice(-ROWS);
   }
   redraw();
+}
+
+function count(name, data, id, control) {
+  counters.lastId = id;
+  if (name === 'bridge.heartbeat') counters.checkpoints += 1;
+  if (name === 'bridge.gap') countGap(data);
+  if (control) return;
+  counters.received += 1;
+  const known = counters.names.has(name) || counters.names.size < NAMES ? name : '(others)';
+  counters.names.set(known, (counters.names.get(known) ?? 0) + 1);
+  perSecond.set(second(), (perSecond.get(second()) ?? 0) + 1);
 }
 
 function countGap(data) {
@@ -171,7 +199,7 @@ function parsed(text) {
 function redraw() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
-    drawCounters();
+    if (DEV) drawCounters();
     if (!paused) drawEvents();
     drawNote();
   });
@@ -202,23 +230,20 @@ function drawNote() {
   const total = list.childElementCount;
   const word = $('search').value.trim();
   const parts = [word === '' ? `${number(total)} shown` : `${number(list.querySelectorAll('li:not([hidden])').length)} of ${number(total)} match`];
-  if (dropped > 0) parts.push(`${number(dropped)} older dropped`);
+  if (dropped > 0) parts.push(`${number(dropped)} older let go`);
+  if (unseen > 0) parts.push(`${number(unseen)} too fast to list`);
   if (paused) parts.push(`${number(pending.length)} waiting`);
   $('list-note').textContent = parts.join(' · ');
   $('empty').hidden = total > 0;
 }
 
 function row(received) {
-  const record = received.control ? controlRecord(received) : eventRecord(received);
+  const record = received.control ? controlRecord(received) : received.source === 'tail' ? judgedRecord(received) : eventRecord(received);
   const item = element('li', record.kind);
-  const summary = element('summary', '', [
-    element('span', 'time', clock(record.at)), element('span', 'topic', record.topic),
-    element('span', 'name', record.name), element('span', 'id', record.id),
-    element('span', 'data', record.summary.slice(0, SUMMARY_CHARACTERS)),
-  ]);
+  const summary = element('summary', '', record.cells.map(([column, text]) => element('span', column, text)));
   summary.tabIndex = -1; // five hundred tab stops help nobody: the arrow keys go through the list
   item.append(element('details', '', [summary]));
-  record.text = [record.topic, record.name, record.id, record.summary].join('\n').toLowerCase();
+  record.text = [...record.cells.slice(1).map(([, text]) => text), record.facts?.detail].join('\n').toLowerCase();
   records.set(item, record);
   item.hidden = !matches(record);
   return item;
@@ -227,11 +252,33 @@ function row(received) {
 function eventRecord({ name, data, id, at }) {
   const envelope = parsed(data);
   const body = envelope && !Array.isArray(envelope) ? members(data).get('data') : undefined;
-  if (body === undefined) { // not the envelope that was asked for: show what came
-    return { kind: 'event', at, topic: '', name, id, body: data, summary: isJson(data) ? compact(data) : data };
-  }
-  const { topic = '', time } = envelope;
-  return { kind: 'event', at, topic, name: envelope.event ?? name, id: envelope.id ?? id, time, body, summary: compact(body) };
+  // Where it is not the envelope that was asked for, what came is shown.
+  const { topic = '', event = name, id: ownId = id, time } = body === undefined ? {} : envelope;
+  const shown = body ?? data;
+  const facts = { topic, event: event ?? name, id: ownId, published: published(time) };
+  return { kind: 'event', facts, body: shown, cells: cells(at, topic, facts.event, ownId, isJson(shown) ? compact(shown) : shown) };
+}
+
+const cells = (at, topic, name, id, data) => [
+  ['time', clock(at)], ['topic', topic], ['name', name], ['id', id], ['data', data.slice(0, SUMMARY_CHARACTERS)],
+];
+
+const VERDICTS = { dead_letter: 'dead letter', seen: 'seen before' };
+
+/** What became of a message: metadata, all of it text from outside. */
+function judgedRecord({ data, at }) {
+  const judged = parsed(data) ?? {};
+  const { topic = '', event, tenant, audience, verdict = '', reason, detail, listening, id = '' } = judged;
+  const size = `${number(judged.bytes ?? 0)} bytes`;
+  const facts = { verdict, reason, detail, tenant, audience, topic, event, id, body: size, listening: listening === undefined ? '' : number(listening) };
+  const whose = audience ? [tenant, audience].filter(Boolean).join(' / ') : reason ?? '';
+  return {
+    kind: `judged ${verdict === 'published' ? '' : verdict === 'dead_letter' ? 'dead' : 'passed'}`.trim(), facts,
+    cells: [
+      ['time', clock(judged.at ? new Date(judged.at) : at)], ['verdict', VERDICTS[verdict] ?? verdict], ['audience', whose], ['topic', topic],
+      ['name', event ?? ''], ['size', number(judged.bytes ?? 0)], ['listening', listening === undefined ? '' : number(listening)], ['id', id],
+    ],
+  };
 }
 
 const REASONS = {
@@ -250,21 +297,24 @@ function controlRecord({ name, data, at }) {
     'bridge.expiring': 'the token ends soon, and the stream with it',
   }[name] ?? compact(isJson(data) ? data : JSON.stringify(data));
   const summary = because ? `${said} (${because})` : said;
-  return { kind: `control ${name === 'bridge.gap' ? 'gap' : 'notice'}`, at, topic: '', name, id: '', body: data, summary };
+  return { kind: `control ${name === 'bridge.gap' ? 'gap' : 'notice'}`, facts: { event: name }, body: data, cells: cells(at, '', name, '', summary) };
 }
 
 /** The full body is only laid out when somebody opens it. */
 function open(details) {
   const record = records.get(details.parentElement);
   if (!record || details.childElementCount > 1) return;
-  const pieces = isJson(record.body) ? pretty(record.body) : [['', record.body]];
+  const terms = Object.entries(record.facts).filter(([, value]) => value)
+    .map(([term, value]) => element('div', '', [element('dt', '', term), element('dd', '', value)]));
+  details.append(element('div', 'full', [element('dl', '', terms), ...(record.body === undefined ? [] : [laidOut(record.body)])]));
+}
+
+function laidOut(body) {
+  const pieces = isJson(body) ? pretty(body) : [['', body]];
   const pre = element('pre', '');
   if (pieces.length > COLOURED_PIECES) pre.textContent = pieces.map(([, text]) => text).join('');
   else pre.append(...pieces.map(([kind, text]) => (kind === '' ? text : element('span', kind, text))));
-  const facts = { topic: record.topic, event: record.name, id: record.id, published: published(record.time) };
-  const terms = Object.entries(facts).filter(([, value]) => value)
-    .map(([term, value]) => element('div', '', [element('dt', '', term), element('dd', '', value)]));
-  details.append(element('div', 'full', [element('dl', '', terms), pre]));
+  return pre;
 }
 
 /** The message's own timestamp: AMQP has whole seconds, an ISO text is taken as well. */
@@ -275,6 +325,19 @@ function published(time) {
 }
 
 const matches = (record) => record.text.includes($('search').value.trim().toLowerCase());
+
+function clear() {
+  list.replaceChildren();
+  [pending, dropped, unseen, newest, listed] = [[], 0, 0, 0, 0];
+  redraw();
+}
+
+function choose() {
+  $('events').dataset.source = source();
+  clear();
+  if (stateName === 'closed') showCurl();
+  else connect();
+}
 
 function search() {
   for (const item of list.children) item.hidden = !matches(records.get(item));
@@ -367,7 +430,7 @@ async function publish() {
   const started = performance.now();
   try {
     const headers = { 'content-type': 'application/json' };
-    const response = await fetch('/publish', { method: 'POST', headers, body: publishBody() });
+    const response = await fetch('publish', { method: 'POST', headers, body: publishBody() });
     if (response.status === 202) {
       publishResult('good', `published and confirmed, ${clock(new Date())}, ${Math.round(performance.now() - started)} ms`);
     } else {
@@ -413,7 +476,7 @@ function fieldError(field, message) {
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function showCurl() {
-  $('publish-curl').textContent = `curl -sS ${location.origin}/publish -H 'Content-Type: application/json' --data-raw ${quoted(publishBody())}`;
+  if (DEV) $('publish-curl').textContent = `curl -sS ${address('publish')} -H 'Content-Type: application/json' --data-raw ${quoted(publishBody())}`;
   let wanted;
   try {
     wanted = query().toString();
@@ -421,11 +484,16 @@ function showCurl() {
   } catch {
     return; // half a filter: the last whole line stays
   }
-  const id = connectForm.elements.last_event_id.value.trim();
-  const resume = id === '' ? '' : ` -H ${quoted(`Last-Event-ID: ${id}`)}`;
-  $('connect-curl').textContent = `curl -sSN${resume} ${quoted(`${location.origin}/events?${wanted}`)}`;
+  const asked = wanted && `?${wanted}`;
+  const resume = lastEventId() === '' ? '' : ` -H ${quoted(`Last-Event-ID: ${lastEventId()}`)}`;
+  // The admin listener does not know where clients connect, nor with which token.
+  $('connect-curl').textContent = DEV
+    ? `curl -sSN${resume} ${quoted(address(`${source()}${asked}`))}`
+    : `curl -sSN -H "Authorization: Bearer $TOKEN" "$BRIDGE"${quoted(`/events${asked}`)}`;
   $('apply').classList.toggle('primary', stateName !== 'closed' && wanted !== applied);
 }
+
+const address = (path) => new URL(path, location.href).href;
 
 async function copy(button) {
   const source = $(button.dataset.copy);
@@ -449,44 +517,18 @@ function element(tag, className, content = []) {
   return made;
 }
 
-const number = (value, digits = 0) => value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits });
-
-function bytes(count) {
-  const unit = ['B', 'KiB', 'MiB', 'GiB'].findIndex((_, index) => count < 1024 ** (index + 1) || index === 3);
-  return `${number(count / 1024 ** unit, unit === 0 ? 0 : 1)} ${['B', 'KiB', 'MiB', 'GiB'][unit]}`;
-}
-
-function clock(date) {
-  const two = (value) => String(value).padStart(2, '0');
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, '0')}`;
-}
-
 // ── Wiring ───────────────────────────────────────────────────────────────────────────────────────
 
 connectForm.addEventListener('submit', (event) => { event.preventDefault(); connect(); });
 connectForm.addEventListener('input', showCurl);
 $('toggle').addEventListener('click', () => (stateName === 'closed' ? connect() : disconnect()));
-publishForm.addEventListener('submit', (event) => { event.preventDefault(); publish(); });
-publishForm.addEventListener('input', ({ target }) => {
-  if (target.hasAttribute('aria-invalid')) fieldError(target, '');
-  showCurl();
-});
-publishForm.elements.data.addEventListener('change', checkPublish);
-publishForm.elements.data.addEventListener('keydown', (event) => {
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) publishForm.requestSubmit();
-});
 $('search').addEventListener('input', search);
 $('pause').addEventListener('click', () => {
   paused = !paused;
   $('pause').setAttribute('aria-pressed', String(paused));
   redraw();
 });
-$('clear').addEventListener('click', () => {
-  list.replaceChildren();
-  [pending, dropped] = [[], 0];
-  redraw();
-});
-$('reset').addEventListener('click', resetCounters);
+$('clear').addEventListener('click', clear);
 list.addEventListener('toggle', ({ target }) => { if (target.open) open(target); }, true);
 $('events').addEventListener('keydown', moveInList);
 document.addEventListener('click', ({ target }) => {
@@ -496,8 +538,27 @@ document.addEventListener('click', ({ target }) => {
   }
 });
 
+if (DEV) {
+  $('source').addEventListener('change', choose);
+  $('reset').addEventListener('click', resetCounters);
+  publishForm.addEventListener('submit', (event) => { event.preventDefault(); publish(); });
+  publishForm.addEventListener('input', ({ target }) => {
+    if (target.hasAttribute('aria-invalid')) fieldError(target, '');
+    showCurl();
+  });
+  publishForm.elements.data.addEventListener('change', checkPublish);
+  publishForm.elements.data.addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) publishForm.requestSubmit();
+  });
+  drawRate();
+  setInterval(drawRate, 1000);
+} else {
+  $('host').textContent = `${location.host},`;
+  document.title = `sse-bridge ${location.host}`;
+}
+
 restoreFilters(new URLSearchParams(location.hash.slice(1)));
 resetCounters();
-drawRate();
-setInterval(drawRate, 1000);
+$('events').dataset.source = source();
+watchVitals();
 connect();

@@ -63,14 +63,36 @@ impl Client {
         query: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Response> {
+        Self::open(address, "/events", query, headers).await
+    }
+
+    /// As [`Client::try_connect`], of what is told to those who run the bridge.
+    pub async fn try_watch(address: SocketAddr, query: &str) -> Result<Self, Response> {
+        Self::open(address, "/tail", query, &[]).await
+    }
+
+    /// Watches what becomes of messages, from now on.
+    pub async fn watch(address: SocketAddr, query: &str) -> Self {
+        match Self::try_watch(address, query).await {
+            Ok(client) => client,
+            Err(refusal) => panic!("{query:?} was refused: {refusal:?}"),
+        }
+    }
+
+    async fn open(
+        address: SocketAddr,
+        path: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Response> {
         let connecting = async {
             let mut all = vec![("Accept", "text/event-stream")];
             all.extend_from_slice(headers);
             let mut socket = TcpStream::connect(address).await?;
             let target = if query.is_empty() {
-                "/events".to_owned()
+                path.to_owned()
             } else {
-                format!("/events?{query}")
+                format!("{path}?{query}")
             };
             socket
                 .write_all(encode_head(address, "GET", &target, &all).as_bytes())
