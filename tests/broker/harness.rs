@@ -4,6 +4,7 @@
 
 mod run;
 mod deadline;
+pub mod secrets;
 mod http;
 mod rabbitmq;
 mod proxy;
