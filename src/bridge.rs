@@ -27,6 +27,7 @@ use crate::event::{Break, Event, EventName, Intake, Message, Poison, Verdict};
 use crate::frame::Frame;
 use crate::hub::{Numbering, Writer};
 use crate::metrics::Metrics;
+use crate::traces::{Consumption, Step, Tracer};
 
 /// What makes a message an event: the same for what is read live and for what is read back.
 #[derive(Clone, Debug)]
@@ -66,6 +67,9 @@ pub struct Bridge {
     numbering: Numbering,
     hub: Writer,
     duplicates: Duplicates,
+    /// Traces news; what is read again at the start was traced when it was that.
+    tracer: Option<Tracer>,
+    is_news: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -76,6 +80,7 @@ impl Bridge {
         rules: Arc<Rules>,
         numbering: Numbering,
         hub: Writer,
+        tracer: Option<Tracer>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -83,8 +88,16 @@ impl Bridge {
             numbering,
             hub,
             duplicates: Duplicates::default(),
+            tracer,
+            is_news: false,
             metrics,
         }
+    }
+
+    /// Begins the message's span, where it has one: the one branch that an event costs where nothing is traced.
+    fn trace(&self, message: &Message) -> Option<Box<Consumption>> {
+        let tracer = self.tracer.as_ref()?;
+        self.is_news.then(|| tracer.consume(message)).flatten()
     }
 
     /// The id a message gets. In a queue it is the next number; in a stream it is where the message stands.
@@ -99,6 +112,18 @@ impl Bridge {
             }
             (Numbering::Offsets, _) => self.rules.id_of_record(message),
         }
+    }
+}
+
+/// A part of a message's way, where that is traced.
+fn step(trace: Option<&Consumption>, name: &'static str) -> Option<Step> {
+    trace.map(|trace| trace.step(name))
+}
+
+/// What became of a message that was not published, where that is traced.
+fn end(trace: Option<Box<Consumption>>, outcome: &'static str) {
+    if let Some(mut trace) = trace {
+        trace.ends_as(outcome);
     }
 }
 
@@ -119,11 +144,18 @@ impl Intake for Bridge {
     fn accept(&mut self, message: Message) -> Verdict {
         self.metrics.events_consumed.inc();
         let now = Instant::now();
+        let mut trace = self.trace(&message);
         let id = self.id(&message);
         let seen = self.hub.has(id.position);
-        let address = match self.rules.judge(&message) {
+        let judging = step(trace.as_deref(), "address");
+        let judged = self.rules.judge(&message);
+        drop(judging);
+        let address = match judged {
             Ok(address) => address,
             Err(poison) => {
+                if let Some(trace) = &mut trace {
+                    trace.fails(poison.reason);
+                }
                 if !seen {
                     self.hub.pass(id, now);
                 }
@@ -131,6 +163,7 @@ impl Intake for Bridge {
             }
         };
         if seen {
+            end(trace, "seen");
             return Verdict::Acknowledge;
         }
         if let Some(lag) = lag(&message) {
@@ -138,20 +171,28 @@ impl Intake for Bridge {
         }
         if self.numbering == Numbering::Offsets && is_expired(&message) {
             self.metrics.events_dropped.of("expired").inc();
+            end(trace, "expired");
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
         if self.duplicates.has_seen(&address.audience, &message, now) {
             self.metrics.duplicates.inc();
+            end(trace, "duplicate");
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
+        if let Some(trace) = &mut trace {
+            trace.publishes(id);
+        }
+        let publishing = step(trace.as_deref(), "publish to hub");
         self.hub
             .publish(Frame::encode(event(id, address, message), now));
+        drop(publishing);
         Verdict::Acknowledge
     }
 
     fn caught_up(&mut self) {
+        self.is_news = true;
         self.hub.caught_up();
     }
 

@@ -25,15 +25,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("metrics", &[]),
     ("event", &[]),
+    ("outbound", &[]),
+    ("traces", &["event", "lifecycle", "metrics", "outbound"]),
     ("amqp", &["event", "lifecycle", "metrics"]),
     ("embedded", &["event", "lifecycle", "metrics"]),
     (
         "bridge",
-        &["amqp", "embedded", "event", "frame", "hub", "metrics"],
+        &[
+            "amqp", "embedded", "event", "frame", "hub", "metrics", "traces",
+        ],
     ),
     ("frame", &["event"]),
     ("hub", &["event", "frame", "metrics"]),
-    ("auth", &["event", "metrics"]),
+    ("auth", &["event", "metrics", "outbound"]),
     (
         "transport",
         &[
@@ -48,7 +52,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "publish",
-        &["amqp", "auth", "body", "embedded", "event", "problem"],
+        &[
+            "amqp", "auth", "body", "embedded", "event", "problem", "traces",
+        ],
     ),
     (
         "revoke",
@@ -73,12 +79,21 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "problem",
             "publish",
             "revoke",
+            "traces",
             "transport",
         ],
     ),
     (
         "config",
-        &["amqp", "auth", "event", "http", "hub", "transport"],
+        &[
+            "amqp",
+            "auth",
+            "event",
+            "http",
+            "hub",
+            "traces",
+            "transport",
+        ],
     ),
     ("telemetry", &["config"]),
     ("app", ALL),

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::publish::{self, Publishing};
 use crate::revoke::{self, Revoking};
+use crate::traces::{TRACEPARENT, TRACESTATE};
 use crate::transport::request::LAST_EVENT_ID;
 use crate::transport::{Transport, sse};
 
@@ -106,6 +107,8 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
             CACHE_CONTROL,
             CONTENT_TYPE,
             HeaderName::from_static(LAST_EVENT_ID),
+            HeaderName::from_static(TRACEPARENT),
+            HeaderName::from_static(TRACESTATE),
         ])
         .expose_headers([RETRY_AFTER])
         .max_age(PREFLIGHT_MAX_AGE);

@@ -27,6 +27,7 @@ mod backpressure;
 mod faults;
 mod drain;
 mod operations;
+mod traces;
 mod auth;
 mod revoke;
 mod scale;

@@ -17,6 +17,8 @@ mod client;
 mod key_server;
 #[path = "../broker/harness/authority.rs"]
 mod authority;
+#[path = "../broker/harness/collector.rs"]
+pub mod collector;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -33,6 +35,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 pub use authority::{Authority, Identity};
 pub use client::{Client, Silence};
+pub use collector::Collector;
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use http::Response;

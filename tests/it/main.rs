@@ -27,6 +27,7 @@ mod http2;
 mod publishing;
 mod auth;
 mod operations;
+mod traces;
 mod logs;
 mod ending;
 mod console;
