@@ -33,7 +33,7 @@ async fn a_line_tells_of_each_stream_that_ended_whose_it_was_why_it_ended_and_wh
     let bytes = fields["bytes"].as_u64().unwrap();
     assert!((100..1000).contains(&bytes), "{line}");
     let seconds = fields["seconds"].as_f64().unwrap();
-    assert!(seconds > 0.0 && seconds < 60.0, "{line}");
+    assert!((0.0..60.0).contains(&seconds), "{line}");
     assert!(!bridge.output().contains(OPENED));
 
     let _nobody = Client::connect(&bridge, "team_id=7").await;
