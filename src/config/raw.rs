@@ -185,16 +185,38 @@ settings! {
     LOG_FORMAT: None, Open;
     /// What is logged.
     RUST_LOG: Some("info"), Open;
+    /// Where the collector of traces is.
+    OTEL_EXPORTER_OTLP_ENDPOINT: None, Password;
+    /// How it is spoken to.
+    OTEL_EXPORTER_OTLP_PROTOCOL: Some("http/protobuf"), Open;
+    /// What is sent along.
+    OTEL_EXPORTER_OTLP_HEADERS: None, Secret;
+    /// How long the collector may take.
+    OTEL_EXPORTER_OTLP_TIMEOUT: Some("10000"), Open;
+    /// Which traces are recorded.
+    OTEL_TRACES_SAMPLER: Some("parentbased_always_on"), Open;
+    /// How many of them.
+    OTEL_TRACES_SAMPLER_ARG: Some("1"), Open;
+    /// What this service is called in traces.
+    OTEL_SERVICE_NAME: Some("sse-bridge"), Open;
+    /// What else tells its spans from others.
+    OTEL_RESOURCE_ATTRIBUTES: None, Open;
+    /// How long a span may wait for others.
+    OTEL_BSP_SCHEDULE_DELAY: Some("5000"), Open;
+    /// How many spans may wait.
+    OTEL_BSP_MAX_QUEUE_SIZE: Some("2048"), Open;
 }
 
 /// The TOML file. No setting of its own, as it cannot stand in that file.
 const CONFIG_FILE: &str = "SSE_BRIDGE_CONFIG";
 
-/// Settings that versions to come will have: setting one is no mistake, but has no effect yet.
-const LATER: &[&str] = &["OTEL_EXPORTER_OTLP_ENDPOINT"];
-
 /// Variables of other programs that happen to be spelt almost like ours.
-const OF_OTHERS: &[&str] = &["OAUTH_TOKEN", "AUTH_CODE"];
+const OF_OTHERS: &[&str] = &[
+    "OAUTH_TOKEN",
+    "AUTH_CODE",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BLRP_MAX_QUEUE_SIZE",
+];
 
 /// What settings of a broker, of identity and of the admin listener begin with: `dev` has none of these.
 const NOT_FOR_DEV: &[&str] = &["RABBITMQ_", "REPLICA_", "AUTH_", "ADMIN_"];
@@ -241,8 +263,6 @@ impl Sources {
 #[derive(Default)]
 pub struct Raw {
     given: HashMap<&'static str, Given>,
-    /// What is no mistake, but should be known.
-    pub warnings: Vec<String>,
 }
 
 /// One value and where it is from.
@@ -259,10 +279,7 @@ impl Raw {
     /// weaker source and stands for the default.
     #[must_use]
     pub fn read(sources: &Sources, problems: &mut Vec<String>) -> Self {
-        let mut reading = Reading {
-            warnings: Vec::new(),
-            problems,
-        };
+        let mut reading = Reading { problems };
         let environment = reading.environment(&sources.environment);
         let env_file = sources
             .env_file
@@ -304,10 +321,7 @@ impl Raw {
                 Some((setting.name, Given { text, origin }))
             })
             .collect();
-        Self {
-            given,
-            warnings: reading.warnings,
-        }
+        Self { given }
     }
 
     /// What the sources gave for a setting.
@@ -371,7 +385,6 @@ impl Source for Layer {
 
 /// The reading of sources, and what was found wrong with them.
 struct Reading<'a> {
-    warnings: Vec<String>,
     problems: &'a mut Vec<String>,
 }
 
@@ -459,15 +472,6 @@ impl Reading<'_> {
 
     fn keep(&mut self, layer: &mut Layer, name: &'static str, text: &str) {
         let text = text.trim();
-        if LATER.contains(&name) {
-            if !text.is_empty() {
-                self.warnings.push(format!(
-                    "{name} ({}) is not supported by this version and has no effect",
-                    layer.origin
-                ));
-            }
-            return;
-        }
         if text.contains(char::REPLACEMENT_CHARACTER) {
             self.problems
                 .push(format!("{name} ({}): is not UTF-8", layer.origin));
@@ -499,7 +503,6 @@ fn names() -> impl Iterator<Item = &'static str> {
     SETTINGS
         .iter()
         .map(|setting| setting.name)
-        .chain(LATER.iter().copied())
         .chain(std::iter::once(CONFIG_FILE))
 }
 

@@ -29,6 +29,7 @@ mod drain;
 mod operations;
 mod monitoring;
 mod console;
+mod traces;
 mod auth;
 mod revoke;
 mod scale;
