@@ -32,3 +32,4 @@ mod revoke;
 mod scale;
 mod tls;
 mod nginx;
+mod definitions;
