@@ -1,7 +1,8 @@
 # shellcheck shell=sh
 # Read by scripts that install things (`. tests/tools/install.sh`), at the root of the repository: `need` notes what is missing,
-# `install_missing` installs that from the distribution's packages, `python_venv` makes a Python of our own below target/, `go_tool` and
-# `go_module` bring a program and files of Go modules to target/tools. Each does nothing, quickly, when all of it is there. Nothing that is installed is started, and nothing is installed that was not asked for.
+# `install_missing` installs that from the distribution's packages, `python_venv` makes a Python of our own below target/,
+# `go_tool` and `go_module` bring a program and a file of Go modules to target/tools. Each does nothing, quickly, when all of it is
+# there. Nothing that is installed is started, and nothing is installed that was not asked for.
 
 missing=""
 

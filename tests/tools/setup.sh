@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need besides Rust: RabbitMQ, promtool, nginx, curl, and a Python with pika and aio-pika for producers
-# and PyJWT for an issuer that share no code with the bridge; for deploy/ kustomize, the library that Docker Compose reads its files with,
-# the schemas of Kubernetes and of the Prometheus operator, and hadolint. Does nothing, quickly, when all of it is there. Nothing that it installs is started.
+# and PyJWT for an issuer that share no code with the bridge; for deploy/ kustomize, the library that Docker Compose reads its
+# files with, the schemas of Kubernetes and of the Prometheus operator, and hadolint. Does nothing, quickly, when all of it is
+# there. Nothing that it installs is started.
 set -eu
 cd "$(dirname "$0")/../.."
 . tests/tools/install.sh
