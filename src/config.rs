@@ -12,6 +12,7 @@ mod contradictions;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -152,6 +153,30 @@ impl Config {
         Self::read(sources, Command::Dev)
     }
 
+    /// Where `serve` with the same settings has its admin listener. Nothing else is judged and no file of a secret is
+    /// read, as whoever asks whether it is alive asks often.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with that setting, or with the sources.
+    pub fn admin_listener(sources: &Sources) -> Result<SocketAddr, ConfigError> {
+        let mut problems = Vec::new();
+        let raw = Raw::read(sources, &mut problems);
+        let mut reader = Reader {
+            raw: &raw,
+            command: Command::Serve,
+            problems,
+            faulty: HashSet::new(),
+            warnings: Vec::new(),
+        };
+        match reader.value(&raw::ADMIN_BIND, socket_address) {
+            Some(address) if reader.problems.is_empty() => Ok(address),
+            _ => Err(ConfigError {
+                problems: reader.problems,
+            }),
+        }
+    }
+
     fn read(sources: &Sources, command: Command) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let raw = Raw::read(sources, &mut problems);
@@ -160,11 +185,13 @@ impl Config {
         } else {
             raw
         };
+        let mut faulty = HashSet::new();
+        let raw = raw.with_files(&mut problems, &mut faulty);
         let mut reader = Reader {
             raw: &raw,
             command,
             problems,
-            faulty: HashSet::new(),
+            faulty,
             warnings: Vec::new(),
         };
         let config = reader.config();

@@ -35,3 +35,4 @@ mod revoke;
 mod scale;
 mod tls;
 mod nginx;
+mod definitions;

@@ -136,6 +136,13 @@ impl Bridge {
             .set("LOG_FORMAT", "json")
     }
 
+    /// Where `serve` has its admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.process
+            .listener("admin")
+            .expect("serve has an admin listener")
+    }
+
     pub async fn get(&self, target: &str) -> Response {
         self.request("GET", target, &[], "").await
     }
@@ -484,8 +491,13 @@ impl Process {
 
     /// The address in the line that says where it listens.
     fn address(&self) -> Option<SocketAddr> {
+        self.listener("public")
+    }
+
+    /// The address of one of the listeners, once it is told.
+    fn listener(&self, which: &str) -> Option<SocketAddr> {
         self.logs()
-            .find(|line| line["fields"]["message"] == "listening")?["fields"]["public"]
+            .find(|line| line["fields"]["message"] == "listening")?["fields"][which]
             .as_str()?
             .parse()
             .ok()

@@ -1060,6 +1060,119 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
+fn what_is_secret_may_be_read_from_a_file_of_its_own() {
+    let with_files: Vec<&str> = SETTINGS.iter().filter_map(Setting::file).collect();
+    let expected = [
+        "RABBITMQ_URL_FILE",
+        "EVENT_ID_KEY_FILE",
+        "AUTH_TOKEN_FILE",
+        "AUTH_JWT_SECRET_FILE",
+        "AUTH_JWKS_URL_FILE",
+    ];
+    assert_eq!(with_files, expected);
+    for file in expected {
+        assert!(
+            EXAMPLE.contains(file),
+            ".env.example does not tell of {file}"
+        );
+    }
+
+    let files = Files::new();
+    // As Kubernetes mounts it, and as an editor leaves it.
+    let url = files.write("url", "amqp://user:hunter2@broker.example");
+    let token = files.write("token", "of-a-file-of-its-own\n");
+    let toml = files.write(
+        "c.toml",
+        &format!("auth_token_file = \"{}\"\n", token.display()),
+    );
+    let url = url.display().to_string();
+    let token = token.display().to_string();
+    let given: Pairs<'_> = &[("RABBITMQ_URL_FILE", &url), ("AUTH_MODE", "token")];
+    let exposed = |sources: &Sources| {
+        let config = Config::load(sources).unwrap();
+        let node = config.broker.nodes[0].to_string();
+        assert_eq!(node, "amqp://user:***@broker.example:5672/%2F");
+        let AuthMode::Token(token) = config.auth.mode else {
+            panic!("a token is expected")
+        };
+        token.expose().to_owned()
+    };
+    let of_environment = environment(&[given, &[("AUTH_TOKEN_FILE", &token)]]);
+    assert_eq!(exposed(&of_environment), "of-a-file-of-its-own");
+    // An empty one is none, as compose files pass on what may not be set.
+    let with_empty = environment(&[given, &[("AUTH_TOKEN_FILE", &token), ("AUTH_TOKEN", "")]]);
+    assert_eq!(exposed(&with_empty), "of-a-file-of-its-own");
+
+    // Sources keep their order, whichever of the two ways each chooses.
+    let of_toml = |pairs: Pairs<'_>| Sources {
+        config_file: Some(toml.clone()),
+        ..environment(&[given, pairs])
+    };
+    assert_eq!(exposed(&of_toml(&[])), "of-a-file-of-its-own");
+    let stronger = "of-the-environment";
+    assert_eq!(exposed(&of_toml(&[("AUTH_TOKEN", stronger)])), stronger);
+    let weaker = files.write("weaker.toml", "auth_token = 'of-the-weaker-source'\n");
+    let over_a_value = Sources {
+        config_file: Some(weaker),
+        ..of_environment
+    };
+    assert_eq!(exposed(&over_a_value), "of-a-file-of-its-own");
+}
+
+#[test]
+fn a_file_of_a_secret_that_is_of_no_use_stops_the_start_and_its_contents_are_not_shown() {
+    let files = Files::new();
+    let refused = |pairs: Pairs<'_>| {
+        let text = refusal(&[&[("AUTH_MODE", "token")], pairs].concat());
+        let folder = format!("{}/", files.0.path().display());
+        text.replace(&folder, "")
+    };
+    let path = |name: &str, text: &str| files.write(name, text).display().to_string();
+    let (blank, short) = (path("blank", " \n"), path("short", "hunter2\n"));
+    let good = path("good", "hunter2-hunter2-hunter2");
+    let missing = files.0.path().join("missing").display().to_string();
+
+    let text = refused(&[("AUTH_TOKEN_FILE", &missing)]);
+    let start = "AUTH_TOKEN_FILE=missing (the environment): cannot be read: ";
+    assert!(text.starts_with(start), "{text}");
+    assert_eq!(
+        text.lines().count(),
+        1,
+        "it is not asked for as well: {text}"
+    );
+    assert_eq!(
+        refused(&[("AUTH_TOKEN_FILE", &blank)]),
+        "AUTH_TOKEN_FILE=blank (the environment): holds nothing"
+    );
+    let text = refused(&[("AUTH_TOKEN_FILE", &short)]);
+    assert!(text.starts_with("AUTH_TOKEN=*** (short): "), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(
+        refused(&[
+            ("AUTH_TOKEN_FILE", &good),
+            ("AUTH_TOKEN", "hunter2-hunter2-hunter2")
+        ]),
+        "AUTH_TOKEN and AUTH_TOKEN_FILE (the environment): are both there: take one out"
+    );
+    // Nearly right is wrong here too, and what is no secret is not in a file.
+    let text = refused(&[
+        ("AUTH_TOKEN_FILES", &short),
+        ("AUTH_TOKEN", "hunter2-hunter2-hunter2"),
+    ]);
+    assert!(
+        text.contains("write AUTH_TOKEN_FILE, or take it out"),
+        "{text}"
+    );
+
+    // `dev` has no secrets, and so needs no files of them.
+    let sources = environment(&[&[
+        ("AUTH_TOKEN_FILE", &missing),
+        ("RABBITMQ_URL_FILE", &missing),
+    ]]);
+    Config::for_dev(&sources).unwrap();
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_not_quoted() {
     let files = Files::new();
     let env_file = files.write(
@@ -1367,6 +1480,10 @@ fn publish_needs_a_broker_and_no_mode_of_login() {
 
 #[test]
 fn no_two_settings_have_one_name() {
-    let names: BTreeSet<&str> = SETTINGS.iter().map(|Setting { name, .. }| *name).collect();
-    assert_eq!(names.len(), SETTINGS.len());
+    let names: Vec<&str> = SETTINGS
+        .iter()
+        .flat_map(|setting| std::iter::once(setting.name).chain(setting.file()))
+        .collect();
+    let different: BTreeSet<&str> = names.iter().copied().collect();
+    assert_eq!(different.len(), names.len());
 }
