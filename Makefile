@@ -3,7 +3,7 @@
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: ## Install what the tests need (RabbitMQ, promtool, nginx, Python producers); quick when all is there
+setup: ## Install what the tests need (RabbitMQ, promtool, nginx, Python producers, kustomize, schemas); quick when all is there
 	@tests/tools/setup.sh
 
 test: setup ## All tests: unit, integration, against a real RabbitMQ, documentation

@@ -31,6 +31,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publish::{Exchange, Publishing};
 use crate::revoke::{self, Feed, Revoking};
+use crate::traces::{Exporter, Tracer};
 use crate::transport::{Bounds, Limits, Transport};
 use crate::watch::Watching;
 
@@ -54,6 +55,8 @@ pub struct App {
     source: Source,
     /// What fetches the keys of tokens, where they are from a key server.
     key_refresh: Option<KeyRefresh>,
+    /// What sends spans to a collector, where there is one.
+    exporter: Option<Exporter>,
     public: Server,
     tls: Option<Arc<Tls>>,
     /// `dev` has none: what it would serve is on the public listener, which only this machine reaches.
@@ -204,7 +207,14 @@ impl App {
             marking: config.marking.clone(),
         });
         let waiting = ReadBacks::new(Arc::clone(&rules), hub.readings());
-        let bridge = Bridge::new(rules, head.numbering, writer, Arc::clone(&metrics));
+        let (tracer, exporter) = tracing_of(config, &metrics)?.unzip();
+        let bridge = Bridge::new(
+            rules,
+            head.numbering,
+            writer,
+            tracer.clone(),
+            Arc::clone(&metrics),
+        );
         let transport = Transport {
             hub: hub.clone(),
             authenticator: head.authenticator.clone(),
@@ -229,6 +239,7 @@ impl App {
             exchange: head.exchange,
             address: config.address.clone(),
             max_bytes: config.payload.max_bytes,
+            tracer,
             faults: Mutex::default(),
             metrics: Arc::clone(&metrics),
         };
@@ -334,6 +345,7 @@ impl App {
             revocation_feed: head.revocation_feed,
             source: head.source,
             key_refresh: head.key_refresh,
+            exporter,
             drain: config.drain,
         })
     }
@@ -364,6 +376,7 @@ impl App {
             revocation_feed,
             source,
             key_refresh,
+            exporter,
             public,
             tls,
             admin,
@@ -414,6 +427,10 @@ impl App {
             lifecycle
                 .doors
                 .spawn("keys", refresh.run(lifecycle.doors.stopping()));
+        }
+        if let Some(exporter) = exporter {
+            let doors = lifecycle.doors.clone();
+            lifecycle.doors.spawn("traces", exporter.run(doors));
         }
         if let Some(tls) = tls {
             let looking = tls.look_after(lifecycle.clone());
@@ -514,6 +531,24 @@ async fn housekeeping(
             }
         }
     }
+}
+
+/// What makes spans and what sends them, where a collector is configured.
+fn tracing_of(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<(Tracer, Exporter)>> {
+    let Some(traces) = &config.traces else {
+        return Ok(None);
+    };
+    Tracer::new(
+        traces,
+        &config.broker.exchange,
+        &config.broker.queue,
+        metrics,
+    )
+    .context("nothing tells the collector of OTEL_EXPORTER_OTLP_ENDPOINT from another")
+    .map(Some)
 }
 
 /// Positions of a stream are the broker's; a queue has none, so this process counts.

@@ -28,6 +28,7 @@ use crate::frame::Frame;
 use crate::hub::{Numbering, Writer};
 use crate::metrics::Metrics;
 use crate::tail::{Outcome, Tail};
+use crate::traces::{Consumption, Step, Tracer};
 
 /// What makes a message an event: the same for what is read live and for what is read back.
 #[derive(Clone, Debug)]
@@ -67,6 +68,9 @@ pub struct Bridge {
     numbering: Numbering,
     hub: Writer,
     duplicates: Duplicates,
+    /// Traces news; what is read again at the start was traced when it was that.
+    tracer: Option<Tracer>,
+    is_news: bool,
     metrics: Arc<Metrics>,
     tail: Tail,
 }
@@ -78,6 +82,7 @@ impl Bridge {
         rules: Arc<Rules>,
         numbering: Numbering,
         hub: Writer,
+        tracer: Option<Tracer>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -85,6 +90,8 @@ impl Bridge {
             numbering,
             hub,
             duplicates: Duplicates::default(),
+            tracer,
+            is_news: false,
             metrics,
             tail: Tail::default(),
         }
@@ -94,6 +101,12 @@ impl Bridge {
     #[must_use]
     pub fn tail(&self) -> Tail {
         self.tail.clone()
+    }
+
+    /// Begins the message's span, where it has one: the one branch that an event costs where nothing is traced.
+    fn trace(&self, message: &Message) -> Option<Box<Consumption>> {
+        let tracer = self.tracer.as_ref()?;
+        self.is_news.then(|| tracer.consume(message)).flatten()
     }
 
     /// The id a message gets. In a queue it is the next number; in a stream it is where the message stands.
@@ -108,6 +121,18 @@ impl Bridge {
             }
             (Numbering::Offsets, _) => self.rules.id_of_record(message),
         }
+    }
+}
+
+/// A part of a message's way, where that is traced.
+fn step(trace: Option<&Consumption>, name: &'static str) -> Option<Step> {
+    trace.map(|trace| trace.step(name))
+}
+
+/// What became of a message that was not published, where that is traced.
+fn end(trace: Option<Box<Consumption>>, outcome: &'static str) {
+    if let Some(mut trace) = trace {
+        trace.ends_as(outcome);
     }
 }
 
@@ -128,11 +153,18 @@ impl Intake for Bridge {
     fn accept(&mut self, message: Message) -> Verdict {
         self.metrics.events_consumed.inc();
         let now = Instant::now();
+        let mut trace = self.trace(&message);
         let id = self.id(&message);
         let seen = self.hub.has(id.position);
-        let address = match self.rules.judge(&message) {
+        let judging = step(trace.as_deref(), "address");
+        let judged = self.rules.judge(&message);
+        drop(judging);
+        let address = match judged {
             Ok(address) => address,
             Err(poison) => {
+                if let Some(trace) = &mut trace {
+                    trace.fails(poison.reason);
+                }
                 if !seen {
                     self.hub.pass(id, now);
                     let outcome = Outcome::DeadLetter(poison.clone());
@@ -144,6 +176,7 @@ impl Intake for Bridge {
         let tell = |outcome| self.tail.tell(id, &message, Some(&address), outcome);
         if seen {
             tell(Outcome::Seen);
+            end(trace, "seen");
             return Verdict::Acknowledge;
         }
         if let Some(lag) = lag(&message) {
@@ -152,22 +185,30 @@ impl Intake for Bridge {
         if self.numbering == Numbering::Offsets && is_expired(&message) {
             self.metrics.events_dropped.of("expired").inc();
             tell(Outcome::Expired);
+            end(trace, "expired");
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
         if self.duplicates.has_seen(&address.audience, &message, now) {
             self.metrics.duplicates.inc();
             tell(Outcome::Duplicate);
+            end(trace, "duplicate");
             self.hub.pass(id, now);
             return Verdict::Acknowledge;
         }
         tell(Outcome::Published);
+        if let Some(trace) = &mut trace {
+            trace.publishes(id);
+        }
+        let publishing = step(trace.as_deref(), "publish to hub");
         self.hub
             .publish(Frame::encode(event(id, address, message), now));
+        drop(publishing);
         Verdict::Acknowledge
     }
 
     fn caught_up(&mut self) {
+        self.is_news = true;
         self.hub.caught_up();
     }
 

@@ -53,7 +53,9 @@ enum Command {
     /// Look: read the configuration, reach the broker, compare the topology
     ///
     /// Says what is wrong and what to do about it; changes nothing on the broker. Exits with 0 if all is well, else 1.
-    Check,
+    /// With --local it asks nothing but the serve that runs on this machine, through ADMIN_BIND: the health check of a
+    /// container, in which there is no other program to ask with.
+    Check(check::Arguments),
     /// Send: publish one event to the exchange and wait for the broker's confirm
     ///
     /// Example: sse-bridge publish --topic team.7.job.9.status --data '{"state":"done"}'
@@ -88,7 +90,12 @@ impl Cli {
         match cli.command {
             Command::Dev => with_config(Config::for_dev(&sources), dev::run),
             Command::Serve => with_config(Config::load(&sources), serve::run),
-            Command::Check => with_config(Config::load(&sources), check::run),
+            Command::Check(arguments) => match arguments.local {
+                Some(question) => with_config(Config::admin_listener(&sources), |listener| {
+                    check::ask_local(listener, question)
+                }),
+                None => with_config(Config::load(&sources), check::run),
+            },
             Command::Publish(arguments) => with_config(Config::for_publish(&sources), |config| {
                 publish::run(config, arguments)
             }),
@@ -99,9 +106,9 @@ impl Cli {
     }
 }
 
-fn with_config(
-    config: Result<Config, ConfigError>,
-    run: impl FnOnce(Config) -> anyhow::Result<()>,
+fn with_config<T>(
+    config: Result<T, ConfigError>,
+    run: impl FnOnce(T) -> anyhow::Result<()>,
 ) -> ExitCode {
     let config = match config {
         Ok(config) => config,

@@ -9,9 +9,10 @@ pub mod raw;
 mod value;
 mod contradictions;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,8 +25,9 @@ use self::raw::{Raw, Setting};
 use self::value::{
     LONGEST_NAME, algorithm, amqp_address, binding_key, boolean, cookie_name, cors_origins,
     event_id_key, exchange_name, header_name, limit, list, list_or_none, log_filter, memory_size,
-    networks, number, one_of, parsed, path, queue_expires, queue_name, replica_name,
-    revocation_age, seconds, signing_secret, size, socket_address, string_or_uri, token,
+    networks, number, one_of, otlp_endpoint, otlp_headers, otlp_protocol, parsed, path,
+    queue_expires, queue_name, ratio, replica_name, resource_attributes, revocation_age, seconds,
+    service_name, signing_secret, size, socket_address, string_or_uri, token,
 };
 use crate::amqp::{AmqpAddress, BrokerConfig, QueueScope, QueueType, RevocationStream, Trust};
 use crate::auth::{
@@ -39,6 +41,7 @@ use crate::event::topic::TopicPattern;
 use crate::http::tls::{Tls, TlsFiles, Which};
 use crate::http::{CorsOrigins, HttpConfig};
 use crate::hub::{Backpressure, HubConfig};
+use crate::traces::{Sampler, TraceConfig};
 use crate::transport::SseConfig;
 
 /// All settings of a process, judged.
@@ -62,6 +65,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// Which spans are made and where they go, where a collector is named.
+    pub traces: Option<TraceConfig>,
     /// How long an ending process takes over its clients; zero ends their streams at once.
     pub drain: Duration,
     /// What is no mistake, but should be logged once at the start.
@@ -148,6 +153,30 @@ impl Config {
         Self::read(sources, Command::Dev)
     }
 
+    /// Where `serve` with the same settings has its admin listener. Nothing else is judged and no file of a secret is
+    /// read, as whoever asks whether it is alive asks often.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with that setting, or with the sources.
+    pub fn admin_listener(sources: &Sources) -> Result<SocketAddr, ConfigError> {
+        let mut problems = Vec::new();
+        let raw = Raw::read(sources, &mut problems);
+        let mut reader = Reader {
+            raw: &raw,
+            command: Command::Serve,
+            problems,
+            faulty: HashSet::new(),
+            warnings: Vec::new(),
+        };
+        match reader.value(&raw::ADMIN_BIND, socket_address) {
+            Some(address) if reader.problems.is_empty() => Ok(address),
+            _ => Err(ConfigError {
+                problems: reader.problems,
+            }),
+        }
+    }
+
     fn read(sources: &Sources, command: Command) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let raw = Raw::read(sources, &mut problems);
@@ -156,13 +185,14 @@ impl Config {
         } else {
             raw
         };
-        let warnings = raw.warnings.clone();
+        let mut faulty = HashSet::new();
+        let raw = raw.with_files(&mut problems, &mut faulty);
         let mut reader = Reader {
             raw: &raw,
             command,
             problems,
-            faulty: HashSet::new(),
-            warnings,
+            faulty,
+            warnings: Vec::new(),
         };
         let config = reader.config();
         match config {
@@ -192,6 +222,20 @@ enum AuthModeName {
     Jwt,
     Token,
     None,
+}
+
+/// A value of `OTEL_TRACES_SAMPLER`: what decides of a trace that begins here, and whether it is asked of others too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SamplerName {
+    Always(Root),
+    ParentBased(Root),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Root {
+    AlwaysOn,
+    AlwaysOff,
+    Ratio,
 }
 
 /// The judging of a configuration, and what was found so far.
@@ -226,6 +270,7 @@ impl Reader<'_> {
             broker.revocations = revocations;
         }
         let log = self.log();
+        let traces = self.traces();
         let drain = self.value(&raw::DRAIN_SECONDS, seconds(0..=3_600));
         let config = Config {
             broker: broker?,
@@ -237,6 +282,7 @@ impl Reader<'_> {
             hub: hub?,
             auth: auth?,
             log: log?,
+            traces,
             drain: drain?,
             warnings: Vec::new(),
         };
@@ -678,6 +724,94 @@ impl Reader<'_> {
                 .unwrap_or_else(by_terminal),
             filter: self.value(&raw::RUST_LOG, log_filter)?,
         })
+    }
+
+    /// Nothing is traced where no collector is named. What is wrong is told all the same.
+    fn traces(&mut self) -> Option<TraceConfig> {
+        let endpoint = self.optional(&raw::OTEL_EXPORTER_OTLP_ENDPOINT, otlp_endpoint);
+        self.value(&raw::OTEL_EXPORTER_OTLP_PROTOCOL, otlp_protocol);
+        let headers = self.optional(&raw::OTEL_EXPORTER_OTLP_HEADERS, otlp_headers);
+        let timeout = self.value(
+            &raw::OTEL_EXPORTER_OTLP_TIMEOUT,
+            number(1..=600_000, "milliseconds"),
+        );
+        let sampler = self.sampler();
+        let resource = self.resource();
+        let delay = self.value(
+            &raw::OTEL_BSP_SCHEDULE_DELAY,
+            number(0..=600_000, "milliseconds"),
+        );
+        let queue = self.value(
+            &raw::OTEL_BSP_MAX_QUEUE_SIZE,
+            number(1..=1_000_000, "spans"),
+        );
+        Some(TraceConfig {
+            endpoint: endpoint?,
+            headers: headers.unwrap_or_default(),
+            timeout: Duration::from_millis(timeout?),
+            sampler: sampler?,
+            resource,
+            queue: queue?,
+            delay: Duration::from_millis(delay?),
+        })
+    }
+
+    fn sampler(&mut self) -> Option<Sampler> {
+        let name = self.value(
+            &raw::OTEL_TRACES_SAMPLER,
+            one_of(&[
+                (
+                    "parentbased_always_on",
+                    SamplerName::ParentBased(Root::AlwaysOn),
+                ),
+                (
+                    "parentbased_always_off",
+                    SamplerName::ParentBased(Root::AlwaysOff),
+                ),
+                (
+                    "parentbased_traceidratio",
+                    SamplerName::ParentBased(Root::Ratio),
+                ),
+                ("always_on", SamplerName::Always(Root::AlwaysOn)),
+                ("always_off", SamplerName::Always(Root::AlwaysOff)),
+                ("traceidratio", SamplerName::Always(Root::Ratio)),
+            ]),
+        );
+        let ratio = self.value(&raw::OTEL_TRACES_SAMPLER_ARG, ratio)?;
+        let of = |root| match root {
+            Root::AlwaysOn => Sampler::AlwaysOn,
+            Root::AlwaysOff => Sampler::AlwaysOff,
+            Root::Ratio => Sampler::TraceIdRatioBased(ratio),
+        };
+        Some(match name? {
+            SamplerName::Always(root) => of(root),
+            SamplerName::ParentBased(root) => Sampler::ParentBased(Box::new(of(root))),
+        })
+    }
+
+    /// What tells this process' spans from others: what is set goes before what we know.
+    fn resource(&mut self) -> Vec<(String, String)> {
+        let set = self.optional(&raw::OTEL_RESOURCE_ATTRIBUTES, resource_attributes);
+        let name = self.value(&raw::OTEL_SERVICE_NAME, service_name);
+        let is_named = self.raw.given(&raw::OTEL_SERVICE_NAME).is_some();
+        let replica = self.raw.given(&raw::REPLICA_NAME).map_or_else(
+            || gethostname::gethostname().to_string_lossy().into_owned(),
+            |given| given.text.clone(),
+        );
+        let name = name.map(|name| ("service.name".to_owned(), name));
+        let known = [
+            (
+                "service.version".to_owned(),
+                env!("CARGO_PKG_VERSION").to_owned(),
+            ),
+            ("service.instance.id".to_owned(), replica),
+        ];
+        // Of a name that is there twice the last stays.
+        let first = name.clone().filter(|_| !is_named).into_iter().chain(known);
+        let last = name.filter(|_| is_named);
+        let all: BTreeMap<String, String> =
+            first.chain(set.unwrap_or_default()).chain(last).collect();
+        all.into_iter().collect()
     }
 }
 

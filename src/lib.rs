@@ -26,6 +26,8 @@
 pub mod lifecycle;
 pub mod metrics;
 pub mod event;
+pub mod outbound;
+pub mod traces;
 pub mod amqp;
 pub mod embedded;
 pub mod tail;

@@ -58,6 +58,8 @@ pub const DEAD_LETTER_REASONS: &[&str] = &[
 pub const GAP_REASONS: &[&str] = &["slow", "expired", "unknown"];
 /// What became of a returning client's cursor.
 pub const RESUME_OUTCOMES: &[&str] = &["memory", "stream", "expired", "unknown"];
+/// Why a span did not reach the collector.
+pub const SPAN_DROP_REASONS: &[&str] = &["queue_full", "failed", "rejected"];
 
 /// Every series of this process. Shared by reference-counting; each field is one metric, named after it.
 #[derive(Debug)]
@@ -147,6 +149,10 @@ pub struct Metrics {
     pub history_max_bytes: IntGauge,
     /// Audiences with events in memory or clients connected.
     pub channels: IntGauge,
+    /// Spans that the collector has taken.
+    pub spans_exported: IntCounter,
+    /// Spans that it never will, by reason.
+    pub spans_dropped: Counters,
 }
 
 impl Metrics {
@@ -247,6 +253,14 @@ impl Metrics {
             history_bytes: make.gauge("history_bytes", "Memory that those events take.")?,
             history_max_bytes: make.gauge("history_max_bytes", "HISTORY_MAX_BYTES, the bound of that; 0 is no limit.")?,
             channels: make.gauge("channels", "Audiences with events in memory or clients connected.")?,
+            spans_exported: make.counter("spans_exported_total", "Spans that the collector has taken.")?,
+            spans_dropped: make.counters(
+                "spans_dropped_total",
+                "Spans that were recorded and not exported: the queue was full (queue_full), the collector could not be reached or refused \
+                 the request (failed), or took it without them (rejected).",
+                "reason",
+                SPAN_DROP_REASONS,
+            )?,
             registry: make.registry,
         };
         Ok(Arc::new(metrics))
@@ -280,6 +294,12 @@ impl Counters {
     #[must_use]
     pub fn of(&self, value: &str) -> &IntCounter {
         of(&self.0, value)
+    }
+
+    /// What they count together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|(_, counter)| counter.get()).sum()
     }
 }
 

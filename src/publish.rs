@@ -21,6 +21,7 @@ use crate::event::audience::Identifier;
 use crate::event::{EventName, HeaderValue, Message};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::traces::{Publication, Tracer};
 
 /// What the handler needs. One a process, shared.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Publishing {
     pub address: AddressRules,
     /// The largest body that is taken, in bytes; 0 is no limit.
     pub max_bytes: usize,
+    /// What makes spans, where something does.
+    pub tracer: Option<Tracer>,
     /// What has been told of the broker's faults: one that stops every event is not told with each.
     pub faults: Mutex<amqp::FaultLog>,
     /// Where outcomes are counted.
@@ -74,7 +77,7 @@ struct NewEvent<'a> {
     message_id: Option<String>,
 }
 
-/// Answers `POST /publish`: 202 once the broker has confirmed.
+/// Answers `POST /publish`: 202 once the broker has confirmed. The message bears the trace that the request is in.
 ///
 /// # Errors
 /// 401 and 403 for who may not, 408 for a body that does not come, 413 and 422 for what the broker need not see, 503 when it
@@ -91,59 +94,80 @@ pub async fn publish(
         headers: &headers,
         query: query.as_deref(),
     };
-    let answer = bring(&publishing, shown, body).await;
+    let mut trace = Publication::begin(publishing.tracer.as_ref(), &headers);
+    let answer = publishing.answer(shown, body, &mut trace).await;
     let outcome = match &answer {
-        Ok(()) => "confirmed",
+        Ok(_) => "confirmed",
         Err(problem) if problem.status().is_client_error() => "refused",
         Err(_) => "failed",
     };
     publishing.metrics.publishes.of(outcome).inc();
-    answer.map(|()| StatusCode::ACCEPTED.into_response())
-}
-
-/// Brings the event to the exchange, if it may be brought there.
-async fn bring(publishing: &Publishing, shown: Shown<'_>, body: Body) -> Result<(), Problem> {
-    let grant = publishing.authenticator.authenticate(shown).await?;
-    grant.require(Permission::Publish).map_err(forbidden)?;
-    // Not before it is known that it may publish.
-    let body = body::read(body, publishing.body_limit()).await?;
-    let event: NewEvent<'_> =
-        serde_json::from_slice(&body).map_err(|error| Problem::unprocessable(error.to_string()))?;
-    let message = publishing.message(event, &body, &grant)?;
-    // The last: on a replica that has just started it may take a while to know.
-    publishing.revocations.check(&grant).await?;
-    match &publishing.exchange {
-        Exchange::Broker(publisher, exchange) => {
-            publisher.publish(outgoing(message, exchange.clone())).await.map_err(|error| match error {
-                amqp::Error::Unroutable { .. } => Problem::unprocessable(error.to_string()),
-                _ => {
-                    publishing.complain(&error);
-                    let detail = "the broker did not confirm the event; it may or may not have it: \
-                                  publish it again with the same message_id";
-                    Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
-                }
-            })?;
-        }
-        Exchange::Embedded(exchange) => {
-            exchange
-                .publish(message)
-                .await
-                .map_err(|error| match error {
-                    embedded::PublishError::Unroutable { .. } => {
-                        Problem::unprocessable(error.to_string())
-                    }
-                    embedded::PublishError::Closed => Problem::later(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        RETRY_AFTER_SECONDS,
-                        error.to_string(),
-                    ),
-                })?
-        }
-    }
-    Ok(())
+    trace.answered(
+        answer
+            .as_ref()
+            .map_or_else(Problem::status, |status| *status),
+    );
+    answer.map(IntoResponse::into_response)
 }
 
 impl Publishing {
+    async fn answer(
+        &self,
+        shown: Shown<'_>,
+        body: Body,
+        trace: &mut Publication,
+    ) -> Result<StatusCode, Problem> {
+        let grant = self.authenticator.authenticate(shown).await?;
+        grant.require(Permission::Publish).map_err(forbidden)?;
+        // Not before it is known that it may publish.
+        let body = body::read(body, self.body_limit()).await?;
+        let event: NewEvent<'_> = serde_json::from_slice(&body)
+            .map_err(|error| Problem::unprocessable(error.to_string()))?;
+        let mut message = self.message(event, &body, &grant)?;
+        // The last: on a replica that has just started it may take a while to know.
+        self.revocations.check(&grant).await?;
+        trace.send(&mut message);
+        let sent = self.send(message).await;
+        trace.sent(sent.as_ref().err().map(|problem| match problem.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => "unroutable",
+            _ => "unconfirmed",
+        }));
+        sent.map(|()| StatusCode::ACCEPTED)
+    }
+
+    /// Sends a message to the exchange, and waits until that has it.
+    async fn send(&self, message: Message) -> Result<(), Problem> {
+        match &self.exchange {
+            Exchange::Broker(publisher, exchange) => {
+                let sending = publisher.publish(outgoing(message, exchange.clone()));
+                sending.await.map_err(|error| match error {
+                    amqp::Error::Unroutable { .. } => Problem::unprocessable(error.to_string()),
+                    _ => {
+                        self.complain(&error);
+                        let detail = "the broker did not confirm the event; it may or may not have it: \
+                                      publish it again with the same message_id";
+                        Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
+                    }
+                })
+            }
+            Exchange::Embedded(exchange) => {
+                exchange
+                    .publish(message)
+                    .await
+                    .map_err(|error| match error {
+                        embedded::PublishError::Unroutable { .. } => {
+                            Problem::unprocessable(error.to_string())
+                        }
+                        embedded::PublishError::Closed => Problem::later(
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            RETRY_AFTER_SECONDS,
+                            error.to_string(),
+                        ),
+                    })
+            }
+        }
+    }
+
     /// The largest body, in bytes: an event, and what may stand around it.
     const fn body_limit(&self) -> usize {
         match self.max_bytes {

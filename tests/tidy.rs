@@ -25,18 +25,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("metrics", &[]),
     ("event", &[]),
+    ("outbound", &[]),
+    ("traces", &["event", "lifecycle", "metrics", "outbound"]),
     ("amqp", &["event", "lifecycle", "metrics"]),
     ("embedded", &["event", "lifecycle", "metrics"]),
     ("tail", &["event"]),
     (
         "bridge",
         &[
-            "amqp", "embedded", "event", "frame", "hub", "metrics", "tail",
+            "amqp", "embedded", "event", "frame", "hub", "metrics", "tail", "traces",
         ],
     ),
     ("frame", &["event"]),
     ("hub", &["event", "frame", "metrics"]),
-    ("auth", &["event", "metrics"]),
+    ("auth", &["event", "metrics", "outbound"]),
     (
         "transport",
         &[
@@ -52,7 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "publish",
         &[
-            "amqp", "auth", "body", "embedded", "event", "metrics", "problem",
+            "amqp", "auth", "body", "embedded", "event", "metrics", "problem", "traces",
         ],
     ),
     (
@@ -92,13 +94,22 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "problem",
             "publish",
             "revoke",
+            "traces",
             "transport",
             "watch",
         ],
     ),
     (
         "config",
-        &["amqp", "auth", "event", "http", "hub", "transport"],
+        &[
+            "amqp",
+            "auth",
+            "event",
+            "http",
+            "hub",
+            "traces",
+            "transport",
+        ],
     ),
     ("telemetry", &["config"]),
     ("app", ALL),
@@ -678,7 +689,9 @@ fn whatever_looks_like_a_setting_in_the_readme_is_one() {
             }
             // `HISTORY_MAX_*` stands for all that begin so.
             let is_setting = SETTINGS.iter().any(|setting| {
-                setting.name == word || (word.ends_with('_') && setting.name.starts_with(word))
+                let names = [Some(setting.name), setting.file()];
+                names.contains(&Some(word))
+                    || (word.ends_with('_') && setting.name.starts_with(word))
             });
             assert!(is_setting, "{file}: {word}");
             found.insert(word.to_owned());
@@ -970,6 +983,83 @@ fn readme_and_code_name_the_same_reasons_for_dead_letters_and_gaps() {
         .flat_map(|cells| sole_code_span(cells[0]))
         .collect();
     assert_eq!(gaps, GAP_REASONS);
+}
+
+/// The names of the fields of all lines that the code logs: `tracing::info!(target: T, name, %name, name = value, "…")`.
+fn fields_of_the_code() -> BTreeSet<String> {
+    let mut found = BTreeSet::from(["message".to_owned()]);
+    let mut lines = 0;
+    for source in sources("src", 40) {
+        // A test may log what it likes.
+        let text = source.text.split("#[cfg(test)]\nmod tests").next();
+        let code = code(text.unwrap());
+        for (start, _) in code.match_indices("tracing::") {
+            let rest = &code[start + "tracing::".len()..];
+            let Some((name, rest)) = rest.split_once("!(") else {
+                continue;
+            };
+            if !["error", "warn", "info", "debug", "trace", "info_span"].contains(&name) {
+                continue;
+            }
+            lines += 1;
+            for argument in arguments(rest) {
+                // Behind the message there is nothing more, and literals are blanked.
+                let argument = argument.trim();
+                if argument.is_empty() && name != "info_span" {
+                    break;
+                }
+                if argument.is_empty() || argument.starts_with("target:") {
+                    continue;
+                }
+                let field = argument.split('=').next().unwrap();
+                let field = field.trim().trim_start_matches(['%', '?']);
+                let legal = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+                assert!(
+                    field.bytes().all(legal),
+                    "{}: what is the field of `{argument}`?",
+                    source.path.display()
+                );
+                found.insert(field.to_owned());
+            }
+        }
+    }
+    assert!(lines >= 50, "only {lines} lines were found");
+    found
+}
+
+/// The arguments of a call, from behind its parenthesis.
+fn arguments(code: &str) -> Vec<String> {
+    let (mut depth, mut arguments) = (0, vec![String::new()]);
+    for character in code.chars() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                arguments.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        arguments.last_mut().unwrap().push(character);
+    }
+    arguments
+}
+
+#[test]
+fn readme_and_code_name_the_same_fields_of_log_lines() {
+    let readme = read("README.md");
+    let logs = section(&readme, "Logs");
+    let (_, table) = logs
+        .split_once("| field | what it is |\n|---|---|\n")
+        .expect("that table");
+    let mut told = BTreeSet::new();
+    for cells in rows(table.split("\n\n").next().unwrap()) {
+        for field in code_spans(cells[0]) {
+            assert!(told.insert(field.to_owned()), "{field} stands twice");
+        }
+    }
+    assert_eq!(told, fields_of_the_code(), "README.md and the code");
 }
 
 #[test]

@@ -10,18 +10,18 @@ use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::Algorithm;
-use rustls::RootCertStore;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use url::Url;
 
 use super::keys::KeySet;
 use crate::metrics::Metrics;
+use crate::outbound::{self, NoTls, with_causes};
 
 /// Where keys are fetched, and how often.
 #[derive(Clone, Debug)]
@@ -67,14 +67,8 @@ pub struct KeysUnavailable;
 
 /// Why keys cannot be fetched at all.
 #[derive(Debug, thiserror::Error)]
-pub enum NoClient {
-    /// Nothing says which certificates to trust.
-    #[error(
-        "there are no root certificates on this system to check the server of AUTH_JWKS_URL with ({0}): \
-         install ca-certificates, or name a file of them in SSL_CERT_FILE"
-    )]
-    NoRoots(String),
-}
+#[error("nothing tells the server of AUTH_JWKS_URL from another: {0}")]
+pub struct NoClient(#[from] NoTls);
 
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
@@ -305,46 +299,9 @@ impl KeyRefresh {
 
 /// A client that follows no redirect and, to `https`, speaks nothing but TLS with certificates that this system trusts.
 fn client(url: &Uri) -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, NoClient> {
-    let mut roots = RootCertStore::empty();
-    let secure = url.scheme_str() == Some("https");
-    if secure {
-        let found = rustls_native_certs::load_native_certs();
-        // Some systems carry a few that are too old to be read.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let reason = found
-                .errors
-                .first()
-                .map_or_else(|| "none was found".to_owned(), ToString::to_string);
-            return Err(NoClient::NoRoots(reason));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| NoClient::NoRoots(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
-    let connector = if secure {
-        connector.https_only().enable_http1().build()
-    } else {
-        connector.https_or_http().enable_http1().build()
-    };
+    let connector = outbound::connector(url.scheme_str() == Some("https"))?;
     Ok(Client::builder(TokioExecutor::new())
         // The next fetch is minutes away: by then whoever is between has forgotten the connection.
         .pool_max_idle_per_host(0)
         .build(connector))
-}
-
-/// An error with what caused it: the outermost of a client's says next to nothing.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -11,6 +11,7 @@ use crate::auth::{Algorithm, AlgorithmFamily};
 use crate::event::address::AddressRules;
 use crate::event::payload::PayloadFormat;
 use crate::hub::HubConfig;
+use crate::traces::TraceConfig;
 
 /// After how much silence most proxies cut a connection.
 const PATIENCE_OF_PROXIES: Duration = Duration::from_secs(60);
@@ -24,6 +25,7 @@ impl Reader<'_> {
         self.contradictions_of_listeners(&config.http);
         self.contradictions_of_streams(&config.sse);
         self.contradictions_of_memory(&config.hub, config.payload.max_bytes);
+        self.surprises_of_traces(config.traces.as_ref());
     }
 
     fn contradictions_of_the_broker(&mut self, broker: &BrokerConfig) {
@@ -312,6 +314,32 @@ impl Reader<'_> {
                 [&raw::PAYLOAD_MAX_BYTES, &raw::HISTORY_MAX_BYTES],
                 "one body may not be larger than all that is held: lower the first or raise the second",
             );
+        }
+    }
+    fn surprises_of_traces(&mut self, traces: Option<&TraceConfig>) {
+        let Some(traces) = traces else { return };
+        let by_ratio = self
+            .raw
+            .given(&raw::OTEL_TRACES_SAMPLER)
+            .is_some_and(|given| given.text.ends_with("traceidratio"));
+        if self.raw.given(&raw::OTEL_TRACES_SAMPLER_ARG).is_some() && !by_ratio {
+            self.warnings.push(format!(
+                "{} has no effect with {}: write traceidratio or parentbased_traceidratio",
+                self.said(&raw::OTEL_TRACES_SAMPLER_ARG),
+                self.said(&raw::OTEL_TRACES_SAMPLER)
+            ));
+        }
+        let here = matches!(
+            traces.endpoint.host(),
+            Some("localhost" | "127.0.0.1" | "[::1]")
+        );
+        let in_the_clear = traces.endpoint.scheme_str() == Some("http");
+        if in_the_clear && !here && !traces.headers.is_empty() {
+            self.warnings.push(format!(
+                "{} is sent in the clear to {}: write https://",
+                self.said(&raw::OTEL_EXPORTER_OTLP_HEADERS),
+                self.said(&raw::OTEL_EXPORTER_OTLP_ENDPOINT)
+            ));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! only whether its name is one: a name that is nearly right stops the start, because the default that would stand in
 //! for it is not what was asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, Source, Value, ValueKind};
@@ -15,10 +15,24 @@ use config::{FileFormat, Source, Value, ValueKind};
 pub struct Setting {
     /// The name, the same in every source.
     pub name: &'static str,
+    /// The name under which a file may be given that holds the value, if that is for settings such as this one.
+    file: &'static str,
     /// What holds where no source names it. Where this is `None`, it is required, off, or computed at the start.
     pub default: Option<&'static str>,
     /// How much of its value may be shown.
     pub secrecy: Secrecy,
+}
+
+impl Setting {
+    /// The name under which a file may be given that holds the value instead, as containers get their secrets. Only what
+    /// is secret, or may hold a password, has one.
+    #[must_use]
+    pub const fn file(&self) -> Option<&'static str> {
+        match self.secrecy {
+            Secrecy::Open => None,
+            Secrecy::Password | Secrecy::Secret => Some(self.file),
+        }
+    }
 }
 
 /// How much of a value may be shown to people.
@@ -36,8 +50,12 @@ macro_rules! settings {
     ($($(#[$documentation:meta])* $name:ident: $default:expr, $secrecy:ident;)*) => {
         $(
             $(#[$documentation])*
-            pub const $name: Setting =
-                Setting { name: stringify!($name), default: $default, secrecy: Secrecy::$secrecy };
+            pub const $name: Setting = Setting {
+                name: stringify!($name),
+                file: concat!(stringify!($name), "_FILE"),
+                default: $default,
+                secrecy: Secrecy::$secrecy,
+            };
         )*
 
         /// Every setting of this version, in the order of `.env.example`.
@@ -185,16 +203,38 @@ settings! {
     LOG_FORMAT: None, Open;
     /// What is logged.
     RUST_LOG: Some("info"), Open;
+    /// Where the collector of traces is.
+    OTEL_EXPORTER_OTLP_ENDPOINT: None, Password;
+    /// How it is spoken to.
+    OTEL_EXPORTER_OTLP_PROTOCOL: Some("http/protobuf"), Open;
+    /// What is sent along.
+    OTEL_EXPORTER_OTLP_HEADERS: None, Secret;
+    /// How long the collector may take.
+    OTEL_EXPORTER_OTLP_TIMEOUT: Some("10000"), Open;
+    /// Which traces are recorded.
+    OTEL_TRACES_SAMPLER: Some("parentbased_always_on"), Open;
+    /// How many of them.
+    OTEL_TRACES_SAMPLER_ARG: Some("1"), Open;
+    /// What this service is called in traces.
+    OTEL_SERVICE_NAME: Some("sse-bridge"), Open;
+    /// What else tells its spans from others.
+    OTEL_RESOURCE_ATTRIBUTES: None, Open;
+    /// How long a span may wait for others.
+    OTEL_BSP_SCHEDULE_DELAY: Some("5000"), Open;
+    /// How many spans may wait.
+    OTEL_BSP_MAX_QUEUE_SIZE: Some("2048"), Open;
 }
 
 /// The TOML file. No setting of its own, as it cannot stand in that file.
 const CONFIG_FILE: &str = "SSE_BRIDGE_CONFIG";
 
-/// Settings that versions to come will have: setting one is no mistake, but has no effect yet.
-const LATER: &[&str] = &["OTEL_EXPORTER_OTLP_ENDPOINT"];
-
 /// Variables of other programs that happen to be spelt almost like ours.
-const OF_OTHERS: &[&str] = &["OAUTH_TOKEN", "AUTH_CODE"];
+const OF_OTHERS: &[&str] = &[
+    "OAUTH_TOKEN",
+    "AUTH_CODE",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BLRP_MAX_QUEUE_SIZE",
+];
 
 /// What settings of a broker, of identity and of the admin listener begin with: `dev` has none of these.
 const NOT_FOR_DEV: &[&str] = &["RABBITMQ_", "REPLICA_", "AUTH_", "ADMIN_"];
@@ -241,8 +281,8 @@ impl Sources {
 #[derive(Default)]
 pub struct Raw {
     given: HashMap<&'static str, Given>,
-    /// What is no mistake, but should be known.
-    pub warnings: Vec<String>,
+    /// By the names of their settings, the files that hold values: their paths as text.
+    files: HashMap<&'static str, Given>,
 }
 
 /// One value and where it is from.
@@ -259,10 +299,7 @@ impl Raw {
     /// weaker source and stands for the default.
     #[must_use]
     pub fn read(sources: &Sources, problems: &mut Vec<String>) -> Self {
-        let mut reading = Reading {
-            warnings: Vec::new(),
-            problems,
-        };
+        let mut reading = Reading { problems };
         let environment = reading.environment(&sources.environment);
         let env_file = sources
             .env_file
@@ -295,19 +332,51 @@ impl Raw {
                     .push(format!("the settings cannot be joined: {error}"));
                 config::Map::new()
             });
-        let given = SETTINGS
-            .iter()
-            .filter_map(|setting| {
-                let value = merged.get(setting.name)?;
-                let text = text_of(&value.kind).filter(|text| !text.is_empty())?;
-                let origin = value.origin().unwrap_or("unknown").to_owned();
-                Some((setting.name, Given { text, origin }))
-            })
-            .collect();
+        let given = |name: &str| {
+            let value = merged.get(name)?;
+            let text = text_of(&value.kind).filter(|text| !text.is_empty())?;
+            let origin = value.origin().unwrap_or("unknown").to_owned();
+            Some(Given { text, origin })
+        };
         Self {
-            given,
-            warnings: reading.warnings,
+            given: SETTINGS
+                .iter()
+                .filter_map(|setting| Some((setting.name, given(setting.name)?)))
+                .collect(),
+            files: SETTINGS
+                .iter()
+                .filter_map(|setting| Some((setting.name, given(setting.file()?)?)))
+                .collect(),
         }
+    }
+
+    /// Puts in what the files hold that the sources name. A step of its own, so that whoever has no use for a secret needs
+    /// no file. The names of settings whose file is of no use go into `faulty`.
+    #[must_use]
+    pub fn with_files(
+        mut self,
+        problems: &mut Vec<String>,
+        faulty: &mut HashSet<&'static str>,
+    ) -> Self {
+        for setting in SETTINGS {
+            let (Some(name), Some(file)) = (setting.file(), self.files.remove(setting.name)) else {
+                continue;
+            };
+            let wrong = match std::fs::read_to_string(&file.text) {
+                Ok(text) if text.trim().is_empty() => "holds nothing".to_owned(),
+                Ok(text) => {
+                    let text = text.trim().to_owned();
+                    let origin = one_line(&file.text);
+                    self.given.insert(setting.name, Given { text, origin });
+                    continue;
+                }
+                Err(error) => format!("cannot be read: {error}"),
+            };
+            let (path, origin) = (one_line(&file.text), file.origin);
+            problems.push(format!("{name}={path} ({origin}): {wrong}"));
+            faulty.insert(setting.name);
+        }
+        self
     }
 
     /// What the sources gave for a setting.
@@ -319,8 +388,9 @@ impl Raw {
     /// The same without what `dev` has no use for, so that it starts beside a `.env` that was written for `serve`.
     #[must_use]
     pub fn for_dev(mut self) -> Self {
-        self.given
-            .retain(|name, _| !NOT_FOR_DEV.iter().any(|prefix| name.starts_with(prefix)));
+        let is_for_dev = |name: &str| !NOT_FOR_DEV.iter().any(|prefix| name.starts_with(prefix));
+        self.given.retain(|name, _| is_for_dev(name));
+        self.files.retain(|name, _| is_for_dev(name));
         self
     }
 }
@@ -371,7 +441,6 @@ impl Source for Layer {
 
 /// The reading of sources, and what was found wrong with them.
 struct Reading<'a> {
-    warnings: Vec<String>,
     problems: &'a mut Vec<String>,
 }
 
@@ -435,7 +504,7 @@ impl Reading<'_> {
                 (None, _) => self.problems.push(unknown(&written, &name, &layer.origin)),
             }
         }
-        Some(layer)
+        Some(self.values_or_their_files(layer))
     }
 
     fn layer<'a>(
@@ -454,20 +523,33 @@ impl Reading<'_> {
                 self.problems.push(misspelt(name, meant, &layer.origin));
             }
         }
+        self.values_or_their_files(layer)
+    }
+
+    /// A value and the file that it may be read from are two ways to say one thing: a source that says either hides both
+    /// of a weaker source, and one that says both contradicts itself.
+    fn values_or_their_files(&mut self, mut layer: Layer) -> Layer {
+        for setting in SETTINGS {
+            let (name, Some(file)) = (setting.name, setting.file()) else {
+                continue;
+            };
+            let given = |name| layer.texts.get(name).map(|text| !text.is_empty());
+            match (given(name), given(file)) {
+                (None, None) => continue,
+                (Some(true), Some(true)) => self.problems.push(format!(
+                    "{name} and {file} ({}): are both there: take one out",
+                    layer.origin
+                )),
+                _ => {}
+            }
+            layer.texts.entry(name).or_default();
+            layer.texts.entry(file).or_default();
+        }
         layer
     }
 
     fn keep(&mut self, layer: &mut Layer, name: &'static str, text: &str) {
         let text = text.trim();
-        if LATER.contains(&name) {
-            if !text.is_empty() {
-                self.warnings.push(format!(
-                    "{name} ({}) is not supported by this version and has no effect",
-                    layer.origin
-                ));
-            }
-            return;
-        }
         if text.contains(char::REPLACEMENT_CHARACTER) {
             self.problems
                 .push(format!("{name} ({}): is not UTF-8", layer.origin));
@@ -498,8 +580,7 @@ impl Reading<'_> {
 fn names() -> impl Iterator<Item = &'static str> {
     SETTINGS
         .iter()
-        .map(|setting| setting.name)
-        .chain(LATER.iter().copied())
+        .flat_map(|setting| std::iter::once(setting.name).chain(setting.file()))
         .chain(std::iter::once(CONFIG_FILE))
 }
 

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -401,6 +402,79 @@ pub(super) fn cookie_name(text: &str) -> Result<String, String> {
         return Err("write the name of a cookie, such as __Host-events".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Where a collector takes traces: what OTLP/HTTP puts behind the base that the setting names is put there.
+pub(super) fn otlp_endpoint(text: &str) -> Result<Uri, String> {
+    let legal = || {
+        "write http://host:4318 or https://host:4318, the collector's port for OTLP over HTTP"
+            .to_owned()
+    };
+    let url = Url::parse(text).map_err(|_| legal())?;
+    let bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !bare || url.host().is_none() {
+        return Err(legal());
+    }
+    let base = url.as_str().trim_end_matches('/');
+    format!("{base}/v1/traces").parse().map_err(|_| legal())
+}
+
+pub(super) fn otlp_protocol(text: &str) -> Result<(), String> {
+    if text == "http/protobuf" {
+        return Ok(());
+    }
+    Err("write http/protobuf, which is all that is spoken here, and name the collector's port for it (4318)".to_owned())
+}
+
+/// Headers as OpenTelemetry writes them: `name=value`, with commas between, percent-encoded.
+pub(super) fn otlp_headers(text: &str) -> Result<HeaderMap, String> {
+    let header = |(name, value): (String, String)| {
+        let mut value = HeaderValue::from_str(&value).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_str(&name).ok()?, value))
+    };
+    let headers: Option<HeaderMap> =
+        pairs(text).and_then(|pairs| pairs.into_iter().map(header).collect());
+    headers.ok_or_else(|| {
+        "write name=value with commas between, and in values %2C for a comma, %25 for %".to_owned()
+    })
+}
+
+pub(super) fn resource_attributes(text: &str) -> Result<Vec<(String, String)>, String> {
+    pairs(text).ok_or_else(|| {
+        "write name=value with commas between (deployment.environment.name=production), and in values %2C for a comma, %25 \
+         for %"
+            .to_owned()
+    })
+}
+
+/// `name=value,name=value`, with what is percent-encoded decoded, and blanks around names and values left out.
+fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+    let decoded = |text: &str| {
+        let text = percent_decode_str(text.trim()).decode_utf8().ok()?;
+        Some(text.into_owned())
+    };
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let name = decoded(name).filter(|name| !name.is_empty())?;
+        Some((name, decoded(value)?))
+    };
+    text.split(',').map(pair).collect()
+}
+
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    name(text, LONGEST_NAME)
+}
+
+/// A share of all.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| "write a number from 0 (none) to 1 (all), such as 0.01".to_owned())
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {

@@ -44,6 +44,15 @@ impl Connection {
         }
     }
 
+    /// The kernel counts too, and may be first (`TCP_USER_TIMEOUT`).
+    fn note_timeout<T>(&self, came_to: &Poll<io::Result<T>>) {
+        if let Poll::Ready(Err(error)) = came_to
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            self.link.stalled.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Passes on what a write came to, and ends one that has waited too long. Any byte taken begins the wait anew.
     fn watch(
         &mut self,
@@ -52,6 +61,7 @@ impl Connection {
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.waiting = None;
+            self.note_timeout(&written);
             return written;
         }
         if self.stall.is_zero() {
@@ -74,7 +84,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        self.note_timeout(&read);
+        read
     }
 }
 

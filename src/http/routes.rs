@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::publish::{self, Publishing};
 use crate::revoke::{self, Revoking};
+use crate::traces::{TRACEPARENT, TRACESTATE};
 use crate::transport::request::LAST_EVENT_ID;
 use crate::transport::{Transport, sse};
 use crate::watch::{self, Watching};
@@ -117,6 +118,8 @@ fn cors(origins: &CorsOrigins) -> CorsLayer {
             CACHE_CONTROL,
             CONTENT_TYPE,
             HeaderName::from_static(LAST_EVENT_ID),
+            HeaderName::from_static(TRACEPARENT),
+            HeaderName::from_static(TRACESTATE),
         ])
         .expose_headers([RETRY_AFTER])
         .max_age(PREFLIGHT_MAX_AGE);

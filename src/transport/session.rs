@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::limits::Seat;
+use super::limits::{ClientAddress, Seat};
 use crate::auth::{Validity, Watch};
 use crate::event::id::EventId;
 use crate::frame::Frame;
@@ -33,9 +33,43 @@ pub(super) struct Session {
     /// Why it ended; what it is if nothing says otherwise.
     closing: CloseReason,
     metrics: Arc<Metrics>,
-    transport: &'static str,
+    client: Client,
+    began: Instant,
+    sent: Sent,
     _seat: Seat,
 }
+
+/// Whose stream it is, for the log and the metrics.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) transport: &'static str,
+    pub(super) address: ClientAddress,
+    /// By whom it is counted, if that is known: a user, or one of a tenant, as `tenant/user`.
+    pub(super) holder: Option<String>,
+}
+
+impl Client {
+    fn tenant_id(&self) -> Option<&str> {
+        let (tenant, _) = self.holder.as_deref()?.split_once('/')?;
+        Some(tenant)
+    }
+
+    fn user_id(&self) -> Option<&str> {
+        let holder = self.holder.as_deref()?;
+        Some(holder.split_once('/').map_or(holder, |(_, user)| user))
+    }
+}
+
+/// What a client was sent so far.
+#[derive(Debug, Default)]
+struct Sent {
+    events: u64,
+    bytes: u64,
+    last_id: Option<EventId>,
+}
+
+/// The target of the lines that tell when streams begin and end: there may be many of them, and not everybody wants them.
+const STREAMS: &str = "sse_bridge::streams";
 
 /// The end of a grant, and with it of the stream: by the wall clock, as whoever issued it meant it. A timer alone would
 /// go on for the time that was left when the stream began, though the clock was set or the machine slept meanwhile.
@@ -142,15 +176,23 @@ impl Session {
     pub(super) fn new(
         subscription: Subscription,
         watch: Watch,
+        client: Client,
         heartbeat: Duration,
         validity: &Validity,
         seat: Seat,
-        transport: &'static str,
         metrics: Arc<Metrics>,
     ) -> Self {
         let now = Instant::now();
-        metrics.connections.of(transport).inc();
-        metrics.connections_opened.of(transport).inc();
+        metrics.connections.of(client.transport).inc();
+        metrics.connections_opened.of(client.transport).inc();
+        tracing::debug!(
+            target: STREAMS,
+            transport = client.transport,
+            client = %client.address,
+            tenant_id = client.tenant_id(),
+            user_id = client.user_id(),
+            "stream opened"
+        );
         let mut session = Self {
             subscription,
             watch,
@@ -161,7 +203,9 @@ impl Session {
             is_known: false,
             closing: CloseReason::Client,
             metrics,
-            transport,
+            client,
+            began: now,
+            sent: Sent::default(),
             _seat: seat,
         };
         session.timer = Box::pin(sleep_until(session.next_moment(now)));
@@ -214,12 +258,24 @@ impl Session {
         self.closing = CloseReason::Stalled;
     }
 
-    /// Counts events as handed to this client.
-    pub(super) fn delivered(&self, events: u64) {
+    /// Counts events as handed to this client, the last of which has this id.
+    pub(super) fn delivered(&mut self, events: u64, last_id: Option<EventId>) {
         self.metrics
             .events_delivered
-            .of(self.transport)
+            .of(self.client.transport)
             .inc_by(events);
+        self.sent.events += events;
+        self.has_id(last_id);
+    }
+
+    /// The client was told an id, if there is one: from there it would go on.
+    pub(super) fn has_id(&mut self, id: Option<EventId>) {
+        self.sent.last_id = id.or(self.sent.last_id);
+    }
+
+    /// Counts bytes as handed to this client.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.sent.bytes += bytes as u64;
     }
 
     fn expiry_due(&mut self) -> Option<Step> {
@@ -263,11 +319,27 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.metrics.connections.of(self.transport).dec();
-        self.metrics
-            .connections_closed
-            .of(self.closing.as_str())
-            .inc();
+        self.metrics.connections.of(self.client.transport).dec();
+        let reason = self.closing.as_str();
+        self.metrics.connections_closed.of(reason).inc();
+        let Sent {
+            events,
+            bytes,
+            last_id,
+        } = self.sent;
+        tracing::info!(
+            target: STREAMS,
+            transport = self.client.transport,
+            client = %self.client.address,
+            tenant_id = self.client.tenant_id(),
+            user_id = self.client.user_id(),
+            reason,
+            seconds = self.began.elapsed().as_millis() as f64 / 1000.0,
+            events,
+            bytes,
+            last_id = last_id.map(tracing::field::display),
+            "stream closed"
+        );
     }
 }
 
@@ -330,13 +402,18 @@ mod tests {
         let subscription = hub.subscribe(scope, Filter::default(), Resume::Never);
         let seat = Seat::default();
         set_clock();
+        let client = Client {
+            transport: "sse",
+            address: ClientAddress::of([127, 0, 0, 1].into()),
+            holder: None,
+        };
         let mut session = Session::new(
             subscription,
             watch,
+            client,
             HEARTBEAT,
             validity,
             seat,
-            "sse",
             metrics,
         );
         if let Some(expiry) = &mut session.expiry {

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::Transport;
 use super::limits::{ClientAddress, Full};
 use super::request::{EventsRequest, Heartbeat};
-use super::session::{CloseReason, Session, Step};
+use super::session::{Client, CloseReason, Session, Step};
 use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
 use crate::frame::{Block, Frame, sse};
@@ -171,10 +171,14 @@ pub async fn events(
             .hub
             .subscribe(scope, request.filter, request.resume),
         watch,
+        Client {
+            transport: NAME,
+            address,
+            holder,
+        },
         transport.config.heartbeat,
         grant.validity(),
         seat,
-        NAME,
         Arc::clone(metrics),
     );
     let handover = extensions.get::<Arc<Handover>>();
@@ -327,12 +331,13 @@ impl EventStream {
         }
         if let Some(session) = &mut self.session {
             let (envelope, link) = (self.envelope, self.link.as_deref());
-            let mut events = 0;
+            let (mut events, mut last_id) = (0, None);
             let step = session.poll_step(context, |frame: &Arc<Frame>| {
                 if let Some(link) = link.filter(|_| events == 0) {
                     link.handed_over(frame.accepted_at());
                 }
                 events += 1;
+                last_id = Some(frame.id());
                 batch.add(if envelope {
                     frame.sse_envelope()
                 } else {
@@ -342,7 +347,7 @@ impl EventStream {
             });
             match step {
                 Poll::Ready(Step::Events { all }) => {
-                    session.delivered(events);
+                    session.delivered(events, last_id);
                     told_all = all;
                 }
                 Poll::Ready(step) => self.write(step, &mut batch),
@@ -351,7 +356,12 @@ impl EventStream {
         }
         self.told_all = told_all;
         match batch.into_bytes() {
-            Some(bytes) => Poll::Ready(Some(bytes)),
+            Some(bytes) => {
+                if let Some(session) = &mut self.session {
+                    session.wrote(bytes.len());
+                }
+                Poll::Ready(Some(bytes))
+            }
             None if self.session.is_none() => Poll::Ready(None),
             None => Poll::Pending,
         }
@@ -374,6 +384,11 @@ impl HttpBody for EventStream {
 
 impl EventStream {
     fn write(&mut self, step: Step, batch: &mut Batch) {
+        if let (Step::Joined { checkpoint: id, .. } | Step::Heartbeat(id), Some(session)) =
+            (step, &mut self.session)
+        {
+            session.has_id(id);
+        }
         match step {
             // The gap first: a client that is cut off between the two must not come back from after what it missed.
             Step::Joined { checkpoint, gap } => {
@@ -390,7 +405,9 @@ impl EventStream {
             Step::Expiring => batch.add(&sse::control("bridge.expiring", "{}")),
             Step::End(reason) => {
                 self.farewell(reason, batch);
-                self.session = None;
+                if let Some(mut session) = self.session.take() {
+                    session.wrote(batch.len());
+                }
             }
         }
     }
@@ -503,14 +520,17 @@ impl Batch {
         }
     }
 
-    /// Whether there is room for more.
-    fn room(&self) -> ControlFlow<()> {
-        let bytes = match &self.bytes {
+    fn len(&self) -> usize {
+        match &self.bytes {
             Gathered::Nothing => 0,
             Gathered::One(block) => block.len(),
             Gathered::Several(blocks) => blocks.len(),
-        };
-        if bytes < BATCH_BYTES {
+        }
+    }
+
+    /// Whether there is room for more.
+    fn room(&self) -> ControlFlow<()> {
+        if self.len() < BATCH_BYTES {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

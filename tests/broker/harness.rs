@@ -4,6 +4,7 @@
 
 mod run;
 mod deadline;
+pub mod secrets;
 mod http;
 mod rabbitmq;
 mod proxy;
@@ -15,10 +16,12 @@ mod producer;
 mod foreign;
 mod key_server;
 mod authority;
+pub mod collector;
 
 pub use authority::Authority;
 pub use bridge::{Bridge, Setup};
 pub use client::{Client, Silence};
+pub use collector::Collector;
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use foreign::{Foreign, Issuer};

@@ -1,8 +1,9 @@
 //! The command line: what it says, and what it exits with.
 
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Bridge, Finished, Setup, free_port};
+use crate::harness::{Bridge, Finished, KeyServer, Setup, free_port, http_answer};
 
 /// Exit code of what cannot be used (sysexits.h: EX_USAGE).
 const BAD_CONFIGURATION: Option<i32> = Some(64);
@@ -56,6 +57,10 @@ async fn help_says_what_a_command_does_and_needs() {
                 "topology",
                 "changes nothing",
                 "Exits with 0",
+                "--local[=<QUESTION>]",
+                "ADMIN_BIND",
+                "alive",
+                "ready",
             ],
         ),
         (
@@ -116,6 +121,7 @@ async fn a_command_line_that_makes_no_sense_exits_with_64() {
         ),
         (&["dev", "--env-file", "/nowhere/.env"], "/nowhere/.env"),
         (&["dev", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&["check", "--local=well"], "--local"),
     ] {
         let finished = run(arguments).await;
         assert_eq!(
@@ -233,6 +239,73 @@ async fn a_broker_that_is_away_is_told_and_exits_with_1() {
         let output = format!("{}{}", finished.stdout, finished.stderr);
         assert!(!output.contains("hush-hush"), "{output}");
     }
+}
+
+#[tokio::test]
+async fn a_container_asks_the_serve_in_it_whether_it_is_alive_or_ready() {
+    let bridge = Bridge::dev().start_without_broker().await;
+    let admin = bridge.admin();
+    // All interfaces are no address that could be asked; this machine's own is meant.
+    let everywhere = format!("0.0.0.0:{}", admin.port());
+    for bind in [admin.to_string(), everywhere] {
+        // It needs to know nothing else, neither broker nor login.
+        let setup = Setup::default().set("ADMIN_BIND", bind);
+        for arguments in [&["check", "--local"][..], &["check", "--local=alive"]] {
+            let alive = setup.run(arguments, "").await;
+            let says = format!("ok       http://{admin}/healthz: ok\n");
+            assert_eq!((alive.code, alive.stdout), (Some(0), says));
+            assert_eq!(alive.stderr, "");
+        }
+        let ready = setup.run(&["check", "--local=ready"], "").await;
+        let says = format!(
+            "sse-bridge: http://{admin}/readyz answers 503 Service Unavailable: the broker has not been reached yet\n"
+        );
+        assert_eq!((ready.code, ready.stderr), (Some(1), says));
+        assert_eq!(ready.stdout, "");
+    }
+}
+
+#[tokio::test]
+async fn a_serve_that_is_not_there_hangs_or_is_another_program_is_not_alive() {
+    let check = async |bind: &str| {
+        let setup = Setup::default().set("ADMIN_BIND", bind);
+        let finished = setup.run(&["check", "--local"], "").await;
+        assert_eq!(finished.stdout, "", "{bind}");
+        (finished.code, finished.stderr)
+    };
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let (code, says) = check(&nobody).await;
+    assert_eq!(code, Some(1), "{says}");
+    for part in [
+        &*nobody,
+        "does sse-bridge serve run here",
+        "ADMIN_BIND",
+        "refused",
+    ] {
+        assert!(says.contains(part), "{part}: {says}");
+    }
+
+    // Its connections are taken by the system, and by nobody else.
+    let hangs = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (code, says) = check(&hangs.local_addr().expect("its address").to_string()).await;
+    assert_eq!(code, Some(1), "{says}");
+    assert!(says.contains("does not answer within 3s"), "{says}");
+
+    let other = KeyServer::start(http_answer("404 Not Found", &"x".repeat(100_000)));
+    let (code, says) = check(&other.address().to_string()).await;
+    assert_eq!(code, Some(1), "{says}");
+    assert!(says.contains("answers 404 Not Found: "), "{says}");
+    assert!(says.len() < 1_000, "its answer is not repeated: {says}");
+
+    let (code, says) = check("127.0.0.1:0").await;
+    assert_eq!(code, Some(1), "{says}");
+    assert!(
+        says.contains("ADMIN_BIND=127.0.0.1:0") && says.contains("name one"),
+        "{says}"
+    );
+    let (code, says) = check("everywhere").await;
+    assert_eq!(code, BAD_CONFIGURATION, "{says}");
+    assert!(says.contains("ADMIN_BIND=everywhere"), "{says}");
 }
 
 #[tokio::test]

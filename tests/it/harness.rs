@@ -5,6 +5,8 @@
 
 #[path = "../broker/harness/deadline.rs"]
 mod deadline;
+#[path = "../broker/harness/secrets.rs"]
+pub mod secrets;
 #[path = "../broker/harness/http.rs"]
 pub mod http;
 #[path = "../broker/harness/event_stream.rs"]
@@ -15,6 +17,8 @@ mod client;
 mod key_server;
 #[path = "../broker/harness/authority.rs"]
 mod authority;
+#[path = "../broker/harness/collector.rs"]
+pub mod collector;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -31,6 +35,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 pub use authority::{Authority, Identity};
 pub use client::{Client, Silence};
+pub use collector::Collector;
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
 pub use http::Response;
@@ -129,6 +134,13 @@ impl Bridge {
         Setup::default()
             .set("HTTP_BIND", "127.0.0.1:0")
             .set("LOG_FORMAT", "json")
+    }
+
+    /// Where `serve` has its admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.process
+            .listener("admin")
+            .expect("serve has an admin listener")
     }
 
     pub async fn get(&self, target: &str) -> Response {
@@ -239,6 +251,7 @@ pub struct Producer {
 impl Producer {
     pub async fn publish(&mut self, event: &Value) {
         let body = event.to_string();
+        secrets::note_publication(&body);
         self.raw
             .send(
                 format!(
@@ -283,6 +296,7 @@ impl Raw {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
+        secrets::note_request(&String::from_utf8_lossy(bytes));
         within("a socket takes bytes", SOON, self.socket.write_all(bytes))
             .await
             .expect("the bridge reads");
@@ -415,6 +429,7 @@ struct Output {
 impl Process {
     fn spawn(environment: &BTreeMap<String, String>, arguments: &[&str], input: &str) -> Self {
         use std::io::Write;
+        secrets::note_settings(environment);
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Nothing of the developer's own (`RUST_LOG`, `SSE_RETRY_MS`) is to decide a test.
         let mut child = Command::new(env!("CARGO_BIN_EXE_sse-bridge"))
@@ -449,12 +464,16 @@ impl Process {
             child.try_wait().expect("a child can be asked")
         })
         .await;
+        self.read_to_the_end();
+        status.code()
+    }
+
+    fn read_to_the_end(&mut self) {
         for output in [&mut self.stdout, &mut self.stderr] {
             if let Some(reader) = output.reader.take() {
                 reader.join().expect("a reader does not panic");
             }
         }
-        status.code()
     }
 
     fn output(&self) -> String {
@@ -472,8 +491,13 @@ impl Process {
 
     /// The address in the line that says where it listens.
     fn address(&self) -> Option<SocketAddr> {
+        self.listener("public")
+    }
+
+    /// The address of one of the listeners, once it is told.
+    fn listener(&self, which: &str) -> Option<SocketAddr> {
         self.logs()
-            .find(|line| line["fields"]["message"] == "listening")?["fields"]["public"]
+            .find(|line| line["fields"]["message"] == "listening")?["fields"][which]
             .as_str()?
             .parse()
             .ok()
@@ -485,6 +509,9 @@ impl Drop for Process {
         // It may have ended already, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.read_to_the_end();
+        // Its log alone: what it writes to stdout may be a token that was asked for.
+        secrets::search(&self.stderr.text());
         if std::thread::panicking() {
             eprintln!("the bridge wrote:\n{}", self.output());
         }

@@ -27,6 +27,8 @@ mod http2;
 mod publishing;
 mod auth;
 mod operations;
+mod traces;
+mod logs;
 mod ending;
 mod console;
 mod commands;

@@ -333,8 +333,10 @@ fn variables_of_others_are_left_alone() {
         ("RUST_LOG_STYLE", "never"),
         ("HOSTNAME", "replica-7"),
         ("LOG_LEVEL", "info"),
-        ("OTEL_SERVICE_NAME", "x"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "x"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "x"),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "x"),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "x"),
         ("PATH", "/bin"),
         ("HISTFILE", "x"),
         ("HISTORY", "x"),
@@ -342,14 +344,103 @@ fn variables_of_others_are_left_alone() {
 }
 
 #[test]
-fn a_setting_of_a_later_version_is_warned_of_and_not_shown() {
-    let config = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "hunter2")]);
+fn nothing_is_traced_unless_a_collector_is_named() {
+    assert!(load(&[]).traces.is_none());
+    assert!(
+        load(&[("OTEL_TRACES_SAMPLER", "always_on")])
+            .traces
+            .is_none()
+    );
+    let traces = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")])
+        .traces
+        .unwrap();
+    assert_eq!(traces.endpoint, "http://collector:4318/v1/traces");
+    assert_eq!(traces.timeout, Duration::from_secs(10));
+    assert!(traces.headers.is_empty());
+}
+
+#[test]
+fn traces_are_told_from_those_of_others_by_what_is_set_before_what_is_known() {
+    let resource = |pairs: Pairs<'_>| {
+        let mut all = vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector/otlp/"),
+            ("REPLICA_NAME", "replica-7"),
+        ];
+        all.extend_from_slice(pairs);
+        let traces = load(&all).traces.unwrap();
+        assert_eq!(traces.endpoint, "https://collector/otlp/v1/traces");
+        let mut resource: BTreeMap<String, String> = traces.resource.into_iter().collect();
+        let version = resource.remove("service.version");
+        assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+        resource
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        resource(&[]),
+        "service.instance.id=replica-7 service.name=sse-bridge"
+    );
+    let attributes = (
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "service.name=of%20all, service.instance.id = 9 ,team=a%2Cb",
+    );
+    assert_eq!(
+        resource(&[attributes]),
+        "service.instance.id=9 service.name=of all team=a,b"
+    );
+    assert_eq!(
+        resource(&[attributes, ("OTEL_SERVICE_NAME", "bridge")]),
+        "service.instance.id=9 service.name=bridge team=a,b"
+    );
+}
+
+#[test]
+fn headers_for_the_collector_are_decoded_and_shown_to_nobody() {
+    let pairs = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "API-Key=hunter2%2C, x-more=1"),
+    ];
+    let config = load(&pairs);
+    let traces = config.traces.as_ref().unwrap();
+    assert_eq!(traces.headers["api-key"], "hunter2,");
+    assert_eq!(traces.headers["x-more"], "1");
+    assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!(
         config.warnings,
         [
-            "OTEL_EXPORTER_OTLP_ENDPOINT (the environment) is not supported by this version and has no effect"
+            "OTEL_EXPORTER_OTLP_HEADERS=*** (the environment) is sent in the clear to \
+             OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 (the environment): write https://"
         ]
     );
+    let here = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    assert!(load(&[here, pairs[1]]).warnings.is_empty());
+    let wrong = ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2");
+    let refused = refusal(&[wrong]);
+    assert!(
+        refused.contains("OTEL_EXPORTER_OTLP_HEADERS=***"),
+        "{refused}"
+    );
+    assert!(!refused.contains("hunter2"), "{refused}");
+}
+
+#[test]
+fn a_share_of_traces_that_nothing_asks_for_is_warned_of() {
+    let pairs = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+    ];
+    let warnings = load(&pairs).warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("OTEL_TRACES_SAMPLER_ARG=0.5"),
+        "{warnings:?}"
+    );
+    for sampler in ["traceidratio", "parentbased_traceidratio"] {
+        let sampler = ("OTEL_TRACES_SAMPLER", sampler);
+        assert!(load(&[pairs[0], pairs[1], sampler]).warnings.is_empty());
+    }
 }
 
 #[test]
@@ -800,6 +891,39 @@ fn a_value_that_is_not_legal_is_shown_with_what_is() {
             "sse_bridge=loud",
             "write directives such as info",
         ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "grpc://collector:4317",
+            "write http://host:4318",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "grpc",
+            "write http/protobuf, which is all that is spoken here",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "http/json",
+            "write http/protobuf, which is all that is spoken here",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+            "10s",
+            "write a whole number of milliseconds from 1 to 600000",
+        ),
+        (
+            "OTEL_TRACES_SAMPLER",
+            "jaeger_remote",
+            "write one of parentbased_always_on, parentbased_always_off, parentbased_traceidratio, always_on, always_off, \
+             traceidratio",
+        ),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.1", "write a number from 0"),
+        ("OTEL_TRACES_SAMPLER_ARG", "NaN", "write a number from 0"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team", "write name=value"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,", "write name=value"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%ff", "write name=value"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s", "from 0 to 600000"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "from 1 to 1000000"),
     ];
     for (name, value, legal) in cases {
         let text = refusal(&[(name, value)]);
@@ -933,6 +1057,119 @@ fn secrets_are_never_shown() {
         (token.expose(), token.to_string().as_str()),
         ("hunter2-hunter2-hunter2", "***")
     );
+}
+
+#[test]
+fn what_is_secret_may_be_read_from_a_file_of_its_own() {
+    let with_files: Vec<&str> = SETTINGS.iter().filter_map(Setting::file).collect();
+    let expected = [
+        "RABBITMQ_URL_FILE",
+        "EVENT_ID_KEY_FILE",
+        "AUTH_TOKEN_FILE",
+        "AUTH_JWT_SECRET_FILE",
+        "AUTH_JWKS_URL_FILE",
+    ];
+    assert_eq!(with_files, expected);
+    for file in expected {
+        assert!(
+            EXAMPLE.contains(file),
+            ".env.example does not tell of {file}"
+        );
+    }
+
+    let files = Files::new();
+    // As Kubernetes mounts it, and as an editor leaves it.
+    let url = files.write("url", "amqp://user:hunter2@broker.example");
+    let token = files.write("token", "of-a-file-of-its-own\n");
+    let toml = files.write(
+        "c.toml",
+        &format!("auth_token_file = \"{}\"\n", token.display()),
+    );
+    let url = url.display().to_string();
+    let token = token.display().to_string();
+    let given: Pairs<'_> = &[("RABBITMQ_URL_FILE", &url), ("AUTH_MODE", "token")];
+    let exposed = |sources: &Sources| {
+        let config = Config::load(sources).unwrap();
+        let node = config.broker.nodes[0].to_string();
+        assert_eq!(node, "amqp://user:***@broker.example:5672/%2F");
+        let AuthMode::Token(token) = config.auth.mode else {
+            panic!("a token is expected")
+        };
+        token.expose().to_owned()
+    };
+    let of_environment = environment(&[given, &[("AUTH_TOKEN_FILE", &token)]]);
+    assert_eq!(exposed(&of_environment), "of-a-file-of-its-own");
+    // An empty one is none, as compose files pass on what may not be set.
+    let with_empty = environment(&[given, &[("AUTH_TOKEN_FILE", &token), ("AUTH_TOKEN", "")]]);
+    assert_eq!(exposed(&with_empty), "of-a-file-of-its-own");
+
+    // Sources keep their order, whichever of the two ways each chooses.
+    let of_toml = |pairs: Pairs<'_>| Sources {
+        config_file: Some(toml.clone()),
+        ..environment(&[given, pairs])
+    };
+    assert_eq!(exposed(&of_toml(&[])), "of-a-file-of-its-own");
+    let stronger = "of-the-environment";
+    assert_eq!(exposed(&of_toml(&[("AUTH_TOKEN", stronger)])), stronger);
+    let weaker = files.write("weaker.toml", "auth_token = 'of-the-weaker-source'\n");
+    let over_a_value = Sources {
+        config_file: Some(weaker),
+        ..of_environment
+    };
+    assert_eq!(exposed(&over_a_value), "of-a-file-of-its-own");
+}
+
+#[test]
+fn a_file_of_a_secret_that_is_of_no_use_stops_the_start_and_its_contents_are_not_shown() {
+    let files = Files::new();
+    let refused = |pairs: Pairs<'_>| {
+        let text = refusal(&[&[("AUTH_MODE", "token")], pairs].concat());
+        let folder = format!("{}/", files.0.path().display());
+        text.replace(&folder, "")
+    };
+    let path = |name: &str, text: &str| files.write(name, text).display().to_string();
+    let (blank, short) = (path("blank", " \n"), path("short", "hunter2\n"));
+    let good = path("good", "hunter2-hunter2-hunter2");
+    let missing = files.0.path().join("missing").display().to_string();
+
+    let text = refused(&[("AUTH_TOKEN_FILE", &missing)]);
+    let start = "AUTH_TOKEN_FILE=missing (the environment): cannot be read: ";
+    assert!(text.starts_with(start), "{text}");
+    assert_eq!(
+        text.lines().count(),
+        1,
+        "it is not asked for as well: {text}"
+    );
+    assert_eq!(
+        refused(&[("AUTH_TOKEN_FILE", &blank)]),
+        "AUTH_TOKEN_FILE=blank (the environment): holds nothing"
+    );
+    let text = refused(&[("AUTH_TOKEN_FILE", &short)]);
+    assert!(text.starts_with("AUTH_TOKEN=*** (short): "), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(
+        refused(&[
+            ("AUTH_TOKEN_FILE", &good),
+            ("AUTH_TOKEN", "hunter2-hunter2-hunter2")
+        ]),
+        "AUTH_TOKEN and AUTH_TOKEN_FILE (the environment): are both there: take one out"
+    );
+    // Nearly right is wrong here too, and what is no secret is not in a file.
+    let text = refused(&[
+        ("AUTH_TOKEN_FILES", &short),
+        ("AUTH_TOKEN", "hunter2-hunter2-hunter2"),
+    ]);
+    assert!(
+        text.contains("write AUTH_TOKEN_FILE, or take it out"),
+        "{text}"
+    );
+
+    // `dev` has no secrets, and so needs no files of them.
+    let sources = environment(&[&[
+        ("AUTH_TOKEN_FILE", &missing),
+        ("RABBITMQ_URL_FILE", &missing),
+    ]]);
+    Config::for_dev(&sources).unwrap();
 }
 
 #[test]
@@ -1243,6 +1480,10 @@ fn publish_needs_a_broker_and_no_mode_of_login() {
 
 #[test]
 fn no_two_settings_have_one_name() {
-    let names: BTreeSet<&str> = SETTINGS.iter().map(|Setting { name, .. }| *name).collect();
-    assert_eq!(names.len(), SETTINGS.len());
+    let names: Vec<&str> = SETTINGS
+        .iter()
+        .flat_map(|setting| std::iter::once(setting.name).chain(setting.file()))
+        .collect();
+    let different: BTreeSet<&str> = names.iter().copied().collect();
+    assert_eq!(different.len(), names.len());
 }

@@ -1,6 +1,8 @@
+# shellcheck shell=sh
 # Read by scripts that install things (`. tests/tools/install.sh`), at the root of the repository: `need` notes what is missing,
-# `install_missing` installs that from the distribution's packages, `python_venv` makes a Python of our own below target/. Each does nothing,
-# quickly, when all of it is there. Nothing that is installed is started, and nothing is installed that was not asked for.
+# `install_missing` installs that from the distribution's packages, `python_venv` makes a Python of our own below target/,
+# `go_tool` and `go_module` bring a program and a file of Go modules to target/tools. Each does nothing, quickly, when all of it is
+# there. Nothing that is installed is started, and nothing is installed that was not asked for.
 
 missing=""
 
@@ -43,4 +45,22 @@ python_venv() { # <folder> <file of requirements> <modules that can then be impo
     python3 -m venv "$1"
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$2"
     cp "$2" "$1/installed.txt"
+}
+
+go_tool() { # <name> <module of a command, version>
+    if go version -m "target/tools/bin/$1" 2> /dev/null | grep -q "mod.*[[:space:]]${2#*@}[[:space:]]"; then
+        return 0
+    fi
+    echo "Building $2"
+    GOBIN="$PWD/target/tools/bin" go install "$2"
+}
+
+go_module() { # <module> <version> <file in it> <where to copy it>
+    if [ -e "$4" ]; then
+        return 0
+    fi
+    mkdir -p "$(dirname "$4")"
+    folder=$(cd / && go mod download -json "$1@$2" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",\{0,1\}$/\1/p')
+    cp "$folder/$3" "$4"
+    chmod u+w "$4"
 }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::http::{self, Response};
-use super::{SOON, Vhost, eventually, run};
+use super::{SOON, Vhost, eventually, run, secrets};
 
 /// How the bridge is to be started: its environment, and nothing else from outside.
 #[derive(Clone, Debug)]
@@ -262,11 +262,14 @@ impl Bridge {
 struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Those of its log alone: what it writes to stdout may be a token that was asked for.
+    log: Arc<Mutex<Vec<String>>>,
     readers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Process {
     fn spawn(setup: &Setup, arguments: &[&str]) -> Self {
+        secrets::note_settings(&setup.environment);
         let mut child = run::command(&setup.program)
             .args(arguments)
             .envs(&setup.environment)
@@ -275,11 +278,15 @@ impl Process {
             .spawn()
             .expect("the bridge starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let stdout = collect(child.stdout.take().expect("stdout is a pipe"), &lines);
-        let stderr = collect(child.stderr.take().expect("stderr is a pipe"), &lines);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let stdout = collect(stdout, vec![Arc::clone(&lines)]);
+        let stderr = collect(stderr, vec![Arc::clone(&lines), Arc::clone(&log)]);
         Self {
             child,
             lines,
+            log,
             readers: vec![stdout, stderr],
         }
     }
@@ -321,12 +328,18 @@ impl Process {
         // It may have ended already, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            // One that panicked has nothing more to say.
+            let _ = reader.join();
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();
+        let log = self.log.lock().map(|log| log.join("\n"));
+        secrets::search(&log.unwrap_or_default());
         if std::thread::panicking() {
             let output = self.output();
             let lines: Vec<_> = output.lines().collect();
@@ -340,15 +353,16 @@ impl Drop for Process {
 
 fn collect(
     pipe: impl Read + Send + 'static,
-    lines: &Arc<Mutex<Vec<String>>>,
+    into: Vec<Arc<Mutex<Vec<String>>>>,
 ) -> std::thread::JoinHandle<()> {
-    let lines = Arc::clone(lines);
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            lines
-                .lock()
-                .expect("nobody panics with the lines")
-                .push(line);
+            for lines in &into {
+                lines
+                    .lock()
+                    .expect("nobody panics with the lines")
+                    .push(line.clone());
+            }
         }
     })
 }

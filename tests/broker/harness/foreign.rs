@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{Vhost, command};
+use super::{Vhost, command, secrets};
 
 /// A client library of another language.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,7 @@ impl Foreign {
             .expect("Python starts");
         let mut input = process.stdin.take().expect("stdin is a pipe");
         for message in messages {
+            secrets::note_body(message["body"].as_str().unwrap_or_default().as_bytes());
             writeln!(input, "{message}").expect("Python reads");
         }
         drop(input);
@@ -75,7 +76,9 @@ impl Issuer {
     /// A token with these claims, signed with a key that was made before.
     pub fn sign(&mut self, key_id: &str, claims: &Value) -> String {
         let token = self.ask(&json!({"sign": key_id, "claims": claims}));
-        token.as_str().expect("a token").to_owned()
+        let token = token.as_str().expect("a token");
+        secrets::note(token);
+        token.to_owned()
     }
 
     fn ask(&mut self, command: &Value) -> Value {

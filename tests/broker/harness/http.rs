@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{SOON, within};
+use super::{SOON, secrets, within};
 
 /// The head of a response: status and headers.
 #[derive(Debug, Clone)]
@@ -54,6 +54,7 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> std::io::Result<Response> {
+    secrets::note_publication(body);
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         let mut all = headers.to_vec();
@@ -101,6 +102,7 @@ pub fn encode_head(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
+    secrets::note_request(&head);
     head
 }
 

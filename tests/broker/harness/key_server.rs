@@ -86,6 +86,10 @@ impl KeyServer {
         state.requests.clone()
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         format!("{}://{}/jwks", self.scheme, self.address)
     }

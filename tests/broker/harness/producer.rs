@@ -10,7 +10,7 @@ use lapin::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{SOON, Vhost, within};
+use super::{SOON, Vhost, secrets, within};
 
 const EXCHANGE: &str = "events.topic";
 
@@ -148,6 +148,7 @@ impl Producer {
 }
 
 async fn send(channel: &Channel, message: &Message) -> lapin::Result<PublisherConfirm> {
+    secrets::note_body(&message.body);
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()

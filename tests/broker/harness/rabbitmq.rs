@@ -47,6 +47,8 @@ pub struct RabbitMq {
     port: u16,
     /// Where it listens besides, if it does.
     second_door: Option<Door>,
+    /// The lines of the configuration that bring users and virtual hosts, where they are not the harness's own.
+    definitions: Option<String>,
     process: Option<Child>,
     vhosts: usize,
     vhosts_taken: AtomicUsize,
@@ -107,18 +109,33 @@ impl RabbitMq {
         Self::start_new(2, Some(door)).await
     }
 
+    /// As [`RabbitMq::private`], with these lines of configuration in place of those that make the harness's user and virtual hosts.
+    pub async fn private_with_definitions(configuration: String) -> Self {
+        let mut node = Self::new(2, None);
+        node.definitions = Some(configuration);
+        node.begin().await
+    }
+
     async fn start_new(vhosts: usize, second_door: Option<Door>) -> Self {
-        let mut node = Self {
+        Self::new(vhosts, second_door).begin().await
+    }
+
+    fn new(vhosts: usize, second_door: Option<Door>) -> Self {
+        Self {
             folder: run::new_folder("rabbitmq"),
             port: run::free_port(),
             second_door,
+            definitions: None,
             process: None,
             vhosts,
             vhosts_taken: AtomicUsize::new(0),
-        };
-        node.write_files();
-        node.start().await;
-        node
+        }
+    }
+
+    async fn begin(mut self) -> Self {
+        self.write_files();
+        self.start().await;
+        self
     }
 
     /// A virtual host that no other test has.
@@ -130,6 +147,14 @@ impl RabbitMq {
         );
         Vhost {
             name: format!("test-{number}"),
+            port: self.port,
+        }
+    }
+
+    /// The virtual host that a RabbitMQ has from the start, unless it was given definitions of others: the harness makes none.
+    pub fn default_vhost(&self) -> Vhost {
+        Vhost {
+            name: "%2F".to_owned(),
             port: self.port,
         }
     }
@@ -227,10 +252,11 @@ impl RabbitMq {
         let door = self.second_door.as_ref();
         let plugins = door.map_or("[].", |door| door.plugins);
         fs::write(self.folder.join("enabled_plugins"), plugins).expect("a file");
+        let ours = || format!("load_definitions = {}", definitions_file.display());
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\nload_definitions = {}\n{}",
+            "listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n{}\n{}",
             self.port,
-            definitions_file.display(),
+            self.definitions.clone().unwrap_or_else(ours),
             door.map_or("", |door| &door.configuration)
         );
         fs::write(self.folder.join("rabbitmq.conf"), configuration).expect("a file");
