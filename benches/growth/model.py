@@ -52,30 +52,40 @@ def check(what, coefficients, rows, names):
     markdown(["measured with", "measured", "model", "off by"], lines)
 
 
+# From this many events a second on the consumer is never idle for long: what waking up costs grows no more.
+BUSY = 1_000
+# Events that come faster than this, to each of 1,000 clients, are written several at once and cost less: the fit is to those that are not.
+ONE_BY_ONE = 100
+
+
 def replica():
-    """Cores of a replica: so much that does not depend on load, so much an event, so much a delivery."""
+    """Cores of a replica: so much for a consumer that is kept busy, so much an event, so much a delivery of an event that comes alone."""
     rows, names = [], []
     for rate, _, micros, _ in table("growth-ingest"):
-        if rate >= 1_000:
-            rows.append((rate * micros / 1e6, [1, rate, 0]))
-            names.append(f"{rate:,.0f} events/s that nobody hears")
+        rows.append((rate * micros / 1e6, [min(1, rate / BUSY), rate, 0]))
+        names.append(f"{rate:,.0f} events/s that nobody hears")
+    for replicas, rate, _, _, micros in table("growth-readers"):
+        rows.append((rate * micros / 1e6, [0, rate, 0]))
+        names.append(f"{rate:,.0f} events/s that waited, {replicas:.0f} replicas")
     for clients, micros, _, deliveries, *_ in table("growth-clients"):
-        rows.append((deliveries * micros / 1e6, [1, deliveries / clients, deliveries]))
+        rate = deliveries / clients
+        rows.append((deliveries * micros / 1e6, [min(1, rate / BUSY), rate, deliveries]))
         names.append(f"{clients:,.0f} clients, {deliveries:,.0f} deliveries/s")
     for rate, micros, _, deliveries, *_ in table("growth-events"):
-        rows.append((deliveries * micros / 1e6, [1, rate, deliveries]))
-        names.append(f"1,000 clients, {rate:,.0f} events/s")
+        if rate <= ONE_BY_ONE:
+            rows.append((deliveries * micros / 1e6, [min(1, rate / BUSY), rate, deliveries]))
+            names.append(f"1,000 clients, {rate:,.0f} events/s")
     coefficients = fit(rows)
     check("A replica", coefficients, rows, names)
     return coefficients
 
 
 def broker():
-    """Cores of RabbitMQ: so much for the stream and for each replica that reads it, whether much comes or little (both are busy at
-    1,000 events/s and more), so much for an event that is published, and for each that a replica reads."""
+    """Cores of RabbitMQ: so much for a stream and for each replica that reads it, once they are kept busy, so much for an event that is
+    published, and for each that a replica reads."""
     rows, names = [], []
     for rate, micros, _, _ in table("growth-ingest"):
-        if rate >= 1_000:
+        if rate >= BUSY:
             rows.append((rate * micros / 1e6, [1, 1, rate, rate]))
             names.append(f"1 replica, {rate:,.0f} events/s")
     for replicas, micros, _, _ in table("growth-replicas"):
@@ -98,34 +108,37 @@ def main():
         f"RabbitMQ: {stream:.2f} cores + {reader:.2f} a replica + {published * 1e6:.0f} us an event + {read * 1e6:.1f} us an event and replica.\n"
     )
 
-    print(f"Clients of a replica of 2 cores, used to {USED:.0%}, by what each gets a second; all in teams of 1,000:\n")
+    room = 2 * USED
+    print(f"Clients of a replica of 2 cores, used to {USED:.0%}, in teams of 1,000, by the processor; events one by one:\n")
     lines = []
     for each in [0.01, 0.1, 1, 10, 100]:
-        # A team of 1,000 turns one event into 1,000 deliveries.
-        room = 2 * USED - base
-        clients = room / (each * (delivery + event / 1_000))
+        # Every 1,000 clients are one event more, for each that they get.
+        a_client = each * (delivery + event / 1_000)
+        clients = room / (a_client + each / 1_000 * base / BUSY)
+        if clients * each / 1_000 > BUSY:
+            clients = (room - base) / a_client
         lines.append([f"{each:g}", f"{clients:,.0f}", f"{clients * each:,.0f}"])
-    markdown(["events/s to each", "clients, by processor", "deliveries/s"], lines)
+    markdown(["events/s to each", "clients", "deliveries/s"], lines)
 
-    print(f"Events a second of one stream, by its replicas, where RabbitMQ has 8 cores used to {USED:.0%} and a replica 2:\n")
+    print(f"Events a second of one stream, where RabbitMQ has 8 cores and a replica 2, both used to {USED:.0%}:\n")
     lines = []
     for replicas in [1, 2, 4, 8, 16, 32]:
         of_broker = (8 * USED - stream - reader * replicas) / (published + read * replicas)
-        of_replica = (2 * USED - base) / event
-        limit = "RabbitMQ" if of_broker < of_replica else "a replica's own reading"
-        lines.append([str(replicas), f"{max(0, min(of_broker, of_replica)):,.0f}", limit])
-    markdown(["replicas", "events/s", "the limit"], lines)
+        of_replica = (room - base) / event
+        limit = "RabbitMQ" if of_broker < of_replica else "the replicas' own reading"
+        lines.append([str(replicas), f"{of_broker:,.0f}", f"{of_replica:,.0f}", limit])
+    markdown(["replicas", "that RabbitMQ carries", "that a replica reads", "the limit"], lines)
 
-    print("Deliveries a second by replicas of 2 cores and partitions, 1,000 events/s, half of each replica's room left for deliveries:\n")
+    print("The same 20,000 events a second, each for 10 clients, in one stream or in several that each have their share of the replicas:\n")
     lines = []
-    for partitions in [1, 2, 4, 8]:
-        for replicas in [8, 32]:
-            a_stream = 1_000 / partitions
-            own = base + event * a_stream
-            deliveries = replicas * max(0, (2 * USED - own)) / delivery
-            of_broker = partitions * stream + replicas * reader + 1_000 * published + replicas * a_stream * read
-            lines.append([str(partitions), str(replicas), f"{deliveries:,.0f}", f"{of_broker:.1f}"])
-    markdown(["partitions", "replicas", "deliveries/s", "cores of RabbitMQ"], lines)
+    for replicas in [8, 32]:
+        for partitions in [1, 2, 4, 8]:
+            share = 20_000 / partitions
+            reading = base + event * share
+            of_broker = partitions * stream + replicas * reader + 20_000 * published + replicas * share * read
+            deliveries = 10 * 20_000 / replicas * delivery
+            lines.append([f"{replicas}", f"{partitions}", f"{of_broker:.1f}", f"{reading:.2f}", f"{deliveries:.2f}"])
+    markdown(["replicas", "streams", "cores of RabbitMQ", "of each replica, to read", "of each replica, to deliver"], lines)
 
 
 if __name__ == "__main__":
