@@ -1,4 +1,4 @@
-.PHONY: help setup test client quick soak lint bench bench-peers bench-growth bench-micro bench-check
+.PHONY: help setup test client browser quick soak lint bench bench-peers bench-growth bench-micro bench-check
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,12 +11,22 @@ test: setup ## All tests: unit, integration, against a real RabbitMQ, documentat
 	node --test tests/console/*.test.mjs
 	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
 	$(MAKE) --no-print-directory client
+	$(MAKE) --no-print-directory browser
 
 client: web-example/lib/node_modules ## The tests of the client in web-example/lib, against target/debug/sse-bridge and in Chromium
 	npm --prefix web-example/lib test
 
 web-example/lib/node_modules: web-example/lib/package-lock.json
 	npm --prefix web-example/lib ci --no-audit --no-fund
+	@touch $@
+
+browser: web-example/node_modules ## EventSource, the example and the console in Chromium, against target/debug/sse-bridge; TEST=resume runs one file
+	npm --prefix web-example run --silent typecheck
+	npm --prefix web-example run --silent build
+	npm --prefix web-example run --silent e2e -- $(TEST)
+
+web-example/node_modules: web-example/package-lock.json
+	npm --prefix web-example ci --no-audit --no-fund
 	@touch $@
 
 quick: ## The inner loop: what needs no broker

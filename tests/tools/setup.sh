@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need besides Rust: RabbitMQ, Prometheus, nginx, curl, npm and Chromium, and a Python with pika and aio-pika for producers
+# Installs what the tests need besides Rust: RabbitMQ, Prometheus, nginx, curl, OpenSSL, npm and Chromium, and a Python with pika and aio-pika for producers
 # and PyJWT for an issuer that share no code with the bridge; for deploy/ kustomize, the library that Docker Compose reads its
 # files with, the schemas of Kubernetes and of the Prometheus operator, and hadolint. Does nothing, quickly, when all of it is
 # there. Nothing that it installs is started.
@@ -11,6 +11,7 @@ need 'test -x /usr/lib/rabbitmq/bin/rabbitmq-server' rabbitmq-server
 need 'command -v promtool' prometheus
 need 'test -x /usr/sbin/nginx' nginx
 need 'command -v curl' curl
+need 'command -v openssl' openssl
 need 'command -v chromium' chromium
 need 'command -v npm' npm
 need 'command -v make' make
