@@ -944,7 +944,12 @@ fn anchors(page: &str) -> BTreeSet<String> {
 #[test]
 fn what_the_pages_of_operators_link_to_is_there() {
     let mut followed = 0;
-    for page in ["deploy/RUNBOOK.md", "deploy/TUNING.md", "README.md"] {
+    for page in [
+        "deploy/README.md",
+        "deploy/RUNBOOK.md",
+        "deploy/TUNING.md",
+        "README.md",
+    ] {
         let text = read(page);
         let folder = Path::new(page).parent().unwrap();
         for link in text.split("](").skip(1) {
