@@ -27,6 +27,7 @@ const MAY_BE_ZERO: &[(&str, &str, &str)] = &[
     ("Readers of the stream", "A", "a reading is over at once"),
     ("Unacknowledged", "A", "what is taken is settled at once"),
     ("Keys and revocations", "A", "there is no key server"),
+    ("Keys and revocations", "C", "there is no key server"),
     ("Consumers of the queue", "A", "a stream has none"),
     ("Revocations that cannot be read", "A", "all of them can"),
     ("Memory", "C", "the machine may limit nothing"),
