@@ -193,6 +193,8 @@ impl Server {
                     continue;
                 }
             };
+            // Those that have ended make room, whether or not their end was looked at yet.
+            while connections.try_join_next().is_some() {}
             let limits = &served.limits;
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
