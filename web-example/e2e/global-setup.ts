@@ -1,10 +1,18 @@
 /** Once for a run: the node of RabbitMQ that its workers share, and the promise that all of it is gone afterwards. */
-import { startEpmd, startSharedRabbitMq } from "./harness/rabbitmq";
-import { beginRun } from "./harness/run";
+import { JWT_SECRET } from "./harness/bridge";
+import { PASSWORD, startEpmd, startSharedRabbitMq } from "./harness/rabbitmq";
+import { beginRun, runFolder } from "./harness/run";
+import { searchOutput } from "./harness/secrets";
 
 export default async function globalSetup(): Promise<() => Promise<void>> {
   const endRun = beginRun();
   await startEpmd();
   await startSharedRabbitMq();
-  return endRun;
+  return async () => {
+    try {
+      searchOutput(runFolder(), [JWT_SECRET, PASSWORD]);
+    } finally {
+      await endRun();
+    }
+  };
 }

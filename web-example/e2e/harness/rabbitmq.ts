@@ -14,7 +14,7 @@ import { end, eventually, freePort, newFolder, run, start, takeNumber } from "./
 const SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 const USER = "bridge";
-const PASSWORD = "pass-word";
+export const PASSWORD = "pass-word";
 
 /** A node takes 5 seconds to start on an idle machine, and longer on two busy cores. */
 const START_LIMIT_SECONDS = 90;

@@ -49,7 +49,7 @@ export function beginRun(): () => Promise<void> {
 }
 
 /** The folder of the run, which is removed with it. */
-function runFolder(): string {
+export function runFolder(): string {
   const folder = process.env[MARK];
   if (!folder) throw new Error("no run has begun: global-setup.ts does that");
   return folder;

@@ -204,8 +204,13 @@ export class Bridge {
   static async #start(test: TestContext, command: string, settings: Record<string, string>): Promise<Bridge> {
     assert.ok(existsSync(PROGRAM), `${PROGRAM}: build it with cargo build, or name another in SSE_BRIDGE`);
     const child = spawn(PROGRAM, [command], { env: settings, cwd: path.resolve("test"), stdio: ["ignore", "pipe", "pipe"] });
-    test.after(() => void child.kill("SIGKILL"));
     let said = "";
+    test.after(() => {
+      child.kill("SIGKILL");
+      assert.doesNotMatch(said, /eyJ[\w-]{8,}\.eyJ/, "the bridge wrote a token to its log");
+      const secret = settings["AUTH_JWT_SECRET"];
+      assert.ok(!secret || !said.includes(secret), "the bridge wrote its secret to its log");
+    });
     for (const output of [child.stdout, child.stderr]) output.setEncoding("utf8").on("data", (text: string) => (said += text));
     const bound = await until(() => /"message":"listening".*/.exec(said), `the bridge listens: ${said}`);
     const [port, adminPort] = ["public", "admin"].map((name) => Number(new RegExp(`"${name}":"127.0.0.1:(\\d+)"`).exec(bound[0])?.[1]));
