@@ -147,7 +147,7 @@ test("the Route Handler passes the stream on as it is, and ends it with its page
     const { headers } = await fetch("/api/events", { signal: request.signal });
     return { headers: Object.fromEntries(headers), abort: () => request.abort() };
   });
-  expect(await site.bridge.connections()).toBe(2);
+  await expect.poll(() => site.bridge.connections()).toBe(2);
   const headers = await stream.evaluate(({ headers }) => headers);
   expect(headers).toMatchObject({ "content-type": expect.stringMatching(/^text\/event-stream/), "x-accel-buffering": "no" });
   expect(headers["cache-control"]).toContain("no-transform");
