@@ -23,7 +23,7 @@ export default async function Page() {
     <BoardPage
       key={`${team.id} ${person.id}`}
       person={person}
-      team={{ id: team.id, name: team.name, about: team.about }}
+      team={{ id: team.id, name: team.name }}
       initial={snapshot(team.id, person.id)}
       serverTime={Date.now()}
       directUrl={await directUrl()}

@@ -20,7 +20,7 @@ import { useBoard, type Route } from "./use-board";
 
 interface Props {
   person: { id: string; name: string; role: string };
-  team: { id: string; name: string; about: string };
+  team: { id: string; name: string };
   initial: Snapshot;
   serverTime: number;
   directUrl: string;

@@ -3,7 +3,7 @@ import { expectAccessible, expectToFitTheWidth, tab, tabTo } from "./harness/axe
 import { Board } from "./harness/board";
 import { expect, test } from "./harness/fixtures";
 
-test("signing in needs no script, and signing out ends the session", async ({ browser, page, site }) => {
+test("signing in needs no script, and signing out takes back what the browser was given", async ({ browser, page, site }) => {
   const context = await browser.newContext({ javaScriptEnabled: false });
   try {
     const plain = await context.newPage();
@@ -15,12 +15,15 @@ test("signing in needs no script, and signing out ends the session", async ({ br
     await context.close();
   }
   const board = await Board.signIn(page, site, "Jun Park", "Atlas");
+  await board.connection.getByRole("radio", { name: "Direct to the bridge" }).check();
+  const cookies = async () => (await page.context().cookies(`${site.origin}/events`)).map(({ name }) => name).sort();
+  await expect.poll(cookies).toEqual(["board_session", "board_token"]);
   await page.getByRole("button", { name: "Account of Jun Park" }).click();
   await page.getByRole("button", { name: "Sign out" }).click();
   await expect(page).toHaveURL(`${site.origin}/sign-in`);
+  expect(await cookies()).toEqual([]);
   await page.goto(site.origin);
   await expect(page).toHaveURL(`${site.origin}/sign-in`);
-  void board;
 });
 
 test("the theme goes from the system's to light to dark, and is there at once on the next page", async ({ page, site }) => {
@@ -100,6 +103,8 @@ for (const [name, size] of [
       await expect(page.getByRole("region", { name: "Your notifications" }).getByText(`#${cancelled}`)).toBeVisible();
       await expectAccessible(page);
       await page.screenshot({ path: test.info().outputPath("inbox.png") });
+      // Nothing that was started here goes on in a later test, and tells Ada of its end there.
+      await expect(board.job(job).getByRole("button", { name: "Retry" })).toBeVisible();
     });
   }
 }

@@ -139,6 +139,23 @@ test("eight tabs share one connection, and when the one that has it is closed an
   }
 });
 
+test("the Route Handler passes the stream on as it is, and ends it with its page", async ({ page, site }) => {
+  await Board.signIn(page, site, "Sam Carter", "Atlas");
+  await expect.poll(() => site.bridge.connections()).toBe(1);
+  const stream = await page.evaluateHandle(async () => {
+    const request = new AbortController();
+    const { headers } = await fetch("/api/events", { signal: request.signal });
+    return { headers: Object.fromEntries(headers), abort: () => request.abort() };
+  });
+  await expect.poll(() => site.bridge.connections()).toBe(2);
+  const headers = await stream.evaluate(({ headers }) => headers);
+  expect(headers).toMatchObject({ "content-type": expect.stringMatching(/^text\/event-stream/), "x-accel-buffering": "no" });
+  expect(headers["cache-control"]).toContain("no-transform");
+  expect(headers).not.toHaveProperty("content-encoding");
+  await stream.evaluate(({ abort }) => abort());
+  await expect.poll(() => site.bridge.connections()).toBe(1);
+});
+
 test("nobody gets at what is not theirs by asking for it", async ({ page, site, visitor, pages, expectComplaints }) => {
   expectComplaints(/the server responded with a status of 40[13]/, /blocked by CORS policy|net::ERR_FAILED/);
   await Board.signIn(page, site, "Ada Okafor", "Atlas");

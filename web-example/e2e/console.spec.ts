@@ -134,6 +134,7 @@ for (const [name, size] of [
       const bridge = await serve();
       const producer = await produce();
       await page.goto(`${bridge.adminOrigin}/console`);
+      await isOpen(page);
       await producer.publish("team.7.note", 1, { type: "note.written" });
       await producer.publishText("team.7.note", "this is not JSON");
       await expect(rows(page)).toHaveCount(2);

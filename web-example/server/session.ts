@@ -5,9 +5,13 @@ import "server-only";
 import { cookies, headers } from "next/headers";
 
 import { member, type Person, type Team } from "./accounts";
+import { settings } from "./settings";
 import { SESSION_SECONDS, mintSession, readSession } from "./tokens";
 
 const COOKIE = "board_session";
+
+/** Where the cookie goes that holds a token for the bridge: nowhere but to its streams. */
+export const TOKEN_PATH = "/events";
 
 export interface Session {
   person: Person;
@@ -26,7 +30,10 @@ export async function beginSession(session: Session): Promise<void> {
 }
 
 export async function endSession(): Promise<void> {
-  (await cookies()).delete(COOKIE);
+  const jar = await cookies();
+  jar.delete(COOKIE);
+  // What the direct route shows the bridge would be good for some minutes more.
+  jar.delete({ name: settings().tokenCookie, path: TOKEN_PATH });
 }
 
 /** `Secure` wherever the browser came by TLS, which a proxy in front says in `X-Forwarded-Proto`. */

@@ -125,7 +125,7 @@ export const test = base.extend<Fixtures & { allowed: RegExp[] }, WorkerFixtures
 export const BROKEN_LINK = /net::ERR_(INCOMPLETE_CHUNKED_ENCODING|CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)/;
 
 /** Collects what any page of a context says is wrong. */
-export function listenForComplaints(context: BrowserContext, complaints: string[]): void {
+function listenForComplaints(context: BrowserContext, complaints: string[]): void {
   context.on("console", (message) => {
     const { url } = message.location();
     // Tests borrow /healthz as a page of the bridge's own origin; it is none, and has no icon.

@@ -4,7 +4,7 @@
 import { cookies } from "next/headers";
 
 import { answer } from "@/server/answers";
-import { cookieRules } from "@/server/session";
+import { cookieRules, TOKEN_PATH } from "@/server/session";
 import { settings } from "@/server/settings";
 import { mintReader } from "@/server/tokens";
 
@@ -12,7 +12,7 @@ export function POST(request: Request): Promise<Response> {
   return answer(request, async ({ team, person }) => {
     const { tokenCookie, tokenTtlSeconds } = settings();
     const token = await mintReader({ userId: person.id, teamId: team.id });
-    (await cookies()).set(tokenCookie, token, { ...(await cookieRules()), path: "/events", maxAge: tokenTtlSeconds });
+    (await cookies()).set(tokenCookie, token, { ...(await cookieRules()), path: TOKEN_PATH, maxAge: tokenTtlSeconds });
     return new Response(null, { status: 204 });
   });
 }
