@@ -200,12 +200,12 @@ async fn filters_narrow_by_topic_and_by_attribute_and_all_kinds_must_match() {
     ];
     let producer = vhost.producer().await;
     producer
-        .publish_all(topics.map(|topic| Message::to(topic, format!("\"{topic}\""))))
+        .publish_all(topics.map(|topic| Message::to(topic, format!("\"to {topic}\""))))
         .await;
     let quoted = |topics: &[&str]| {
         topics
             .iter()
-            .map(|topic| format!("\"{topic}\""))
+            .map(|topic| format!("\"to {topic}\""))
             .collect::<Vec<_>>()
     };
     assert_eq!(by_topic.data(3).await, quoted(&topics[..3]));

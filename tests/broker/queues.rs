@@ -291,7 +291,9 @@ async fn twenty_five_flaps_of_the_link_take_no_message_from_a_quorum_queue() {
     assert_eq!(client.data(99).await, expected);
     assert_eq!(client.next(Duration::ZERO).await, Err(Silence::Nothing));
     assert_eq!(vhost.take("events.sse.dlq", 1).await[0].body, "poison");
-    assert_eq!(vhost.queue("events.sse.dlq").await, Some((0, 0)));
+    // RabbitMQ may still count the consumer that took it.
+    let (letters, _) = vhost.queue("events.sse.dlq").await.unwrap();
+    assert_eq!(letters, 0);
     assert_eq!(vhost.queue("events.sse").await, Some((0, 1)));
 }
 
