@@ -1068,6 +1068,7 @@ fn what_is_secret_may_be_read_from_a_file_of_its_own() {
         "AUTH_TOKEN_FILE",
         "AUTH_JWT_SECRET_FILE",
         "AUTH_JWKS_URL_FILE",
+        "OTEL_EXPORTER_OTLP_ENDPOINT_FILE",
         "OTEL_EXPORTER_OTLP_HEADERS_FILE",
     ];
     assert_eq!(with_files, expected);
