@@ -25,8 +25,9 @@ pub async fn nchan(workers: usize) -> Server {
     let folder = new_folder("nchan");
     let file = folder.join("nginx.conf");
     fs::write(&file, configuration(&folder, address, workers)).expect("a file");
-    let process = command(NGINX)
-        .args(["-e", "stderr", "-p"])
+    // nginx writes over its environment, by which the run finds what it left behind: so the kernel ends it with the run.
+    let process = command("setpriv")
+        .args(["--pdeathsig", "TERM", NGINX, "-e", "stderr", "-p"])
         .arg(&folder)
         .arg("-c")
         .arg(&file)
