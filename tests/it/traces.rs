@@ -115,8 +115,7 @@ async fn what_is_left_is_sent_before_the_end() {
 
 #[tokio::test]
 async fn a_collector_that_does_not_answer_does_not_keep_a_bridge_from_ending() {
-    // The kernel takes connections for it; nobody ever reads.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let mut bridge = Bridge::dev()
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", url)
@@ -126,6 +125,8 @@ async fn a_collector_that_does_not_answer_does_not_keep_a_bridge_from_ending() {
     let mut client = Client::connect(&bridge, "team_id=7").await;
     bridge.publish(&event("team.7.x", 1)).await;
     client.events(1).await;
+    // The span is on its way; nobody ever reads it.
+    let _unread = silent.accept().await.unwrap();
     bridge.signal(Signal::TERM);
     let began = Instant::now();
     assert_eq!(bridge.wait_exit(SOON).await, Some(0));
