@@ -9,9 +9,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use super::authority::Identity;
 use super::{SOON, eventually, secrets};
@@ -66,16 +64,7 @@ impl Collector {
 
     /// Over TLS, with that certificate.
     pub fn start_over_tls(identity: &Identity) -> Self {
-        let certificate = CertificateDer::from_pem_file(&identity.certificate);
-        let key = PrivateKeyDer::from_pem_file(&identity.key).expect("a key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.expect("a certificate")], key)
-            .expect("a key that fits");
-        let config = Arc::new(config);
+        let config = identity.server();
         Self::serve("https", move |socket, state| {
             let session = ServerConnection::new(Arc::clone(&config)).expect("a session");
             converse(StreamOwned::new(session, socket), state);

@@ -5,9 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, Stream};
+use rustls::{ServerConnection, Stream};
 use serde_json::{Value, json};
 
 use super::authority::Identity;
@@ -34,16 +32,7 @@ impl KeyServer {
 
     /// Over TLS, with that certificate.
     pub fn start_over_tls(answer: String, identity: &Identity) -> Self {
-        let certificate = CertificateDer::from_pem_file(&identity.certificate);
-        let key = PrivateKeyDer::from_pem_file(&identity.key).expect("a key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.expect("a certificate")], key)
-            .expect("a key that fits");
-        let config = Arc::new(config);
+        let config = identity.server();
         Self::serve("https", answer, move |mut socket, state| {
             let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session");
             take(&mut Stream::new(&mut session, &mut socket), state);
