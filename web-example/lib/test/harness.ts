@@ -11,13 +11,13 @@ import { type BridgeEvent, EventStream, type Gap, type Options, type State, type
 
 const DEADLINE_MS = 15_000;
 
-/** Looks again and again until something is true, and fails at a deadline. */
-export async function until<T>(look: () => T | Promise<T>, what: string): Promise<NonNullable<T>> {
+/** Looks again and again until something is true, and fails at a deadline with what was waited for, as it stands by then. */
+export async function until<T>(look: () => T | Promise<T>, what: string | (() => string)): Promise<NonNullable<T>> {
   const deadline = Date.now() + DEADLINE_MS;
   for (;;) {
     const found = await look();
     if (found) return found as NonNullable<T>;
-    assert.ok(Date.now() < deadline, `not within ${DEADLINE_MS} ms: ${what}`);
+    if (Date.now() >= deadline) assert.fail(`not within ${DEADLINE_MS} ms: ${typeof what === "string" ? what : what()}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
@@ -154,18 +154,18 @@ export class Recorded {
   }
 
   async is(state: State): Promise<StateDetail> {
-    await until(() => this.stream.state === state, `${state}, after ${this.order.join(", ")}`);
+    await until(() => this.stream.state === state, () => `${state}, after ${this.order.join(", ")}`);
     return this.states.at(-1)![1];
   }
 
   /** The raw data of this many events. */
   async data(count: number): Promise<string[]> {
-    await until(() => this.events.length >= count, `${count} events, after ${this.order.join(", ")}`);
+    await until(() => this.events.length >= count, () => `${count} events, after ${this.order.join(", ")}`);
     return this.events.map(({ raw }) => raw);
   }
 
   async id(id: string): Promise<void> {
-    await until(() => this.stream.lastEventId === id, `the id ${id}, not ${this.stream.lastEventId}`);
+    await until(() => this.stream.lastEventId === id, () => `the id ${id}, not ${this.stream.lastEventId}`);
   }
 }
 
@@ -212,7 +212,7 @@ export class Bridge {
       assert.ok(!secret || !said.includes(secret), "the bridge wrote its secret to its log");
     });
     for (const output of [child.stdout, child.stderr]) output.setEncoding("utf8").on("data", (text: string) => (said += text));
-    const bound = await until(() => /"message":"listening".*/.exec(said), `the bridge listens: ${said}`);
+    const bound = await until(() => /"message":"listening".*/.exec(said), () => `the bridge listens: ${said}`);
     const [port, adminPort] = ["public", "admin"].map((name) => Number(new RegExp(`"${name}":"127.0.0.1:(\\d+)"`).exec(bound[0])?.[1]));
     return new Bridge(port!, adminPort!, child, settings);
   }
