@@ -26,6 +26,7 @@
 pub mod lifecycle;
 pub mod metrics;
 pub mod event;
+pub mod authorities;
 pub mod outbound;
 pub mod traces;
 pub mod amqp;

@@ -1,11 +1,11 @@
 //! What this process asks of others over HTTP, beside AMQP: how it reaches them, in the clear or over TLS. It follows no
 //! redirect and knows no proxy.
 
-use std::sync::Arc;
-
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::RootCertStore;
+
+use crate::authorities::{self, NoAuthorities};
 
 /// Why nobody can be reached over TLS.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum NoTls {
         "there are no root certificates on this system ({0}): install ca-certificates, or name a file of them in \
          SSL_CERT_FILE"
     )]
-    NoRoots(String),
+    NoRoots(#[from] NoAuthorities),
     /// The library refuses its own defaults.
     #[error("no version of TLS can be spoken: {0}")]
     NoVersion(#[from] rustls::Error),
@@ -26,24 +26,12 @@ pub enum NoTls {
 /// # Errors
 /// [`NoTls`] where TLS is wanted, and nobody could be told from another.
 pub fn connector(https_only: bool) -> Result<HttpsConnector<HttpConnector>, NoTls> {
-    let mut roots = RootCertStore::empty();
-    if https_only {
-        let found = rustls_native_certs::load_native_certs();
-        // Some systems carry a few that are too old to be read.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let reason = found
-                .errors
-                .first()
-                .map_or_else(|| "none was found".to_owned(), ToString::to_string);
-            return Err(NoTls::NoRoots(reason));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let believed = if https_only {
+        authorities::of_system()?
+    } else {
+        RootCertStore::empty()
+    };
+    let tls = authorities::client(believed)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
     Ok(if https_only {
         connector.https_only().enable_http1().build()

@@ -9,7 +9,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -20,6 +19,7 @@ use tokio_util::either::Either;
 
 use super::Error;
 use super::address::AmqpAddress;
+use crate::authorities;
 
 /// Whose certificates are believed of a node that is asked for TLS. Cheap to clone.
 #[derive(Clone)]
@@ -67,26 +67,14 @@ impl Trust {
     /// # Errors
     /// When it has none.
     pub fn of_system() -> Result<Self, Unbelievable> {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        // Some systems carry a few that are too old to be read.
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let reason = found
-                .errors
-                .first()
-                .map_or_else(|| "none was found".to_owned(), ToString::to_string);
-            return Err(Unbelievable::NoSystem(reason));
-        }
+        let roots = authorities::of_system()
+            .map_err(|reason| Unbelievable::NoSystem(reason.to_string()))?;
         Self::of_roots(roots)
     }
 
     fn of_roots(roots: RootCertStore) -> Result<Self, Unbelievable> {
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Unbelievable::NoCertificate(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = authorities::client(roots)
+            .map_err(|error| Unbelievable::NoCertificate(error.to_string()))?;
         Ok(Self(Arc::new(config)))
     }
 }

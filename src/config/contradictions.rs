@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use super::raw;
+use super::auth::AuthModeName;
+use super::reader::Reader;
+use super::settings::{self, Setting};
 use super::value::queue_name;
-use super::{AuthModeName, Command, Config, HttpConfig, Reader, SseConfig, what_descriptors_allow};
+use super::{Command, Config, HttpConfig, SseConfig, what_descriptors_allow};
 use crate::amqp::{BrokerConfig, QueueScope, QueueType};
 use crate::auth::{Algorithm, AlgorithmFamily};
 use crate::event::address::AddressRules;
@@ -32,27 +34,27 @@ impl Reader<'_> {
         let stream = broker.queue_type == QueueType::Stream;
         if stream && broker.queue_scope == QueueScope::Replica {
             self.contradiction(
-                [&raw::RABBITMQ_EVENTS_QUEUE_TYPE, &raw::RABBITMQ_EVENTS_QUEUE_SCOPE],
+                [&settings::RABBITMQ_EVENTS_QUEUE_TYPE, &settings::RABBITMQ_EVENTS_QUEUE_SCOPE],
                 "all replicas read one stream, each at its own offset: write shared, or another queue type",
             );
         }
         if broker.dead_letter_exchange == broker.exchange {
             self.contradiction(
                 [
-                    &raw::RABBITMQ_DEAD_LETTER_EXCHANGE,
-                    &raw::RABBITMQ_EVENTS_EXCHANGE,
+                    &settings::RABBITMQ_DEAD_LETTER_EXCHANGE,
+                    &settings::RABBITMQ_EVENTS_EXCHANGE,
                 ],
                 "poison would come back for ever: name two exchanges",
             );
         }
-        let queue = self.value(&raw::RABBITMQ_EVENTS_QUEUE, queue_name);
+        let queue = self.value(&settings::RABBITMQ_EVENTS_QUEUE, queue_name);
         if broker.dead_letter_queue == broker.queue
             || queue.as_ref() == Some(&broker.dead_letter_queue)
         {
             self.contradiction(
                 [
-                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
-                    &raw::RABBITMQ_EVENTS_QUEUE,
+                    &settings::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &settings::RABBITMQ_EVENTS_QUEUE,
                 ],
                 "poison would come back for ever: name two queues",
             );
@@ -63,7 +65,7 @@ impl Reader<'_> {
         };
         if taken(&broker.queue) {
             self.contradiction(
-                [&raw::REPLICA_NAME, &raw::RABBITMQ_EVENTS_QUEUE],
+                [&settings::REPLICA_NAME, &settings::RABBITMQ_EVENTS_QUEUE],
                 "the queue would have the name of the stream by which replicas tell each other what was revoked: name \
                  the replica otherwise",
             );
@@ -71,8 +73,8 @@ impl Reader<'_> {
         if taken(&broker.dead_letter_queue) {
             self.contradiction(
                 [
-                    &raw::RABBITMQ_DEAD_LETTER_QUEUE,
-                    &raw::RABBITMQ_EVENTS_QUEUE,
+                    &settings::RABBITMQ_DEAD_LETTER_QUEUE,
+                    &settings::RABBITMQ_EVENTS_QUEUE,
                 ],
                 "that is the name of the stream by which replicas tell each other what was revoked: name another queue",
             );
@@ -80,36 +82,36 @@ impl Reader<'_> {
         let retained = broker.stream_max_age;
         if stream && !retained.is_zero() && broker.history_max_age > retained {
             self.contradiction(
-                [&raw::HISTORY_MAX_AGE, &raw::RABBITMQ_STREAM_MAX_AGE],
+                [&settings::HISTORY_MAX_AGE, &settings::RABBITMQ_STREAM_MAX_AGE],
                 "memory cannot reach further back than the stream it is filled from: lower the first or raise the second",
             );
         }
         let tells_apart = self
             .raw
-            .given(&raw::AUTH_MODE)
+            .given(&settings::AUTH_MODE)
             .is_some_and(|given| given.text == "jwt");
-        if stream && tells_apart && self.raw.given(&raw::EVENT_ID_KEY).is_none() {
+        if stream && tells_apart && self.raw.given(&settings::EVENT_ID_KEY).is_none() {
             self.warnings.push(format!(
                 "{} is not set: ids of events that are not for a client confirm its guesses at what these say: set it to a \
                  secret of at least 32 bytes, the same on all replicas (openssl rand -hex 32)",
-                raw::EVENT_ID_KEY.name
+                settings::EVENT_ID_KEY.name
             ));
         }
         if stream && broker.declare && retained.is_zero() && broker.stream_max_bytes == 0 {
             self.warnings.push(format!(
                 "{} and {}: the stream grows until the broker's disk is full",
-                self.said(&raw::RABBITMQ_STREAM_MAX_AGE),
-                self.said(&raw::RABBITMQ_STREAM_MAX_BYTES)
+                self.said(&settings::RABBITMQ_STREAM_MAX_AGE),
+                self.said(&settings::RABBITMQ_STREAM_MAX_BYTES)
             ));
         }
     }
 
     fn contradictions_of_addressing(&mut self, rules: &AddressRules, format: PayloadFormat) {
         let headers = [
-            (&raw::ADDRESS_USER_HEADER, &rules.user_header),
-            (&raw::ADDRESS_CHANNEL_HEADER, &rules.channel_header),
-            (&raw::ADDRESS_TEAM_HEADER, &rules.team_header),
-            (&raw::ADDRESS_TENANT_HEADER, &rules.tenant_header),
+            (&settings::ADDRESS_USER_HEADER, &rules.user_header),
+            (&settings::ADDRESS_CHANNEL_HEADER, &rules.channel_header),
+            (&settings::ADDRESS_TEAM_HEADER, &rules.team_header),
+            (&settings::ADDRESS_TENANT_HEADER, &rules.tenant_header),
         ];
         for (index, (setting, header)) in headers.iter().enumerate() {
             for (other_setting, other) in headers.iter().skip(index + 1) {
@@ -122,21 +124,21 @@ impl Reader<'_> {
             }
         }
         if rules.user_field.is_some()
-            && self.same(&raw::ADDRESS_USER_FIELD, &raw::ADDRESS_TEAM_FIELD)
+            && self.same(&settings::ADDRESS_USER_FIELD, &settings::ADDRESS_TEAM_FIELD)
         {
             self.contradiction(
-                [&raw::ADDRESS_USER_FIELD, &raw::ADDRESS_TEAM_FIELD],
+                [&settings::ADDRESS_USER_FIELD, &settings::ADDRESS_TEAM_FIELD],
                 "one field cannot name two kinds of audience: name two fields",
             );
         }
         let fields = [
-            (&raw::ADDRESS_USER_FIELD, rules.user_field.is_some()),
-            (&raw::ADDRESS_TEAM_FIELD, rules.team_field.is_some()),
+            (&settings::ADDRESS_USER_FIELD, rules.user_field.is_some()),
+            (&settings::ADDRESS_TEAM_FIELD, rules.team_field.is_some()),
         ];
         for (setting, there) in fields {
             if there && format == PayloadFormat::Text {
                 self.contradiction(
-                    [setting, &raw::PAYLOAD_FORMAT],
+                    [setting, &settings::PAYLOAD_FORMAT],
                     "text has no fields: write json or json-object, or take the field out",
                 );
             }
@@ -151,25 +153,25 @@ impl Reader<'_> {
         let both = self.command != Command::Dev;
         if both && public.port() != 0 && public.port() == admin.port() && same_address {
             self.contradiction(
-                [&raw::HTTP_BIND, &raw::ADMIN_BIND],
+                [&settings::HTTP_BIND, &settings::ADMIN_BIND],
                 "two listeners cannot have one port: change one",
             );
         }
         let limits = [
             (
-                &raw::HTTP_MAX_CONNECTIONS_PER_USER,
+                &settings::HTTP_MAX_CONNECTIONS_PER_USER,
                 http.max_connections_per_user,
             ),
             (
-                &raw::HTTP_MAX_CONNECTIONS_PER_IP,
+                &settings::HTTP_MAX_CONNECTIONS_PER_IP,
                 http.max_connections_per_address,
             ),
         ];
-        let given = self.raw.given(&raw::HTTP_MAX_CONNECTIONS).is_some();
+        let given = self.raw.given(&settings::HTTP_MAX_CONNECTIONS).is_some();
         for (setting, limit) in limits {
             if given && http.max_connections != 0 && limit > http.max_connections {
                 self.contradiction(
-                    [setting, &raw::HTTP_MAX_CONNECTIONS],
+                    [setting, &settings::HTTP_MAX_CONNECTIONS],
                     "the first could never be reached: lower it or raise the second",
                 );
             }
@@ -179,7 +181,7 @@ impl Reader<'_> {
             self.warnings.push(format!(
                 "{}: this process may open descriptors for about {allowed} connections: raise its limit (ulimit -n, \
                  LimitNOFILE=)",
-                self.said(&raw::HTTP_MAX_CONNECTIONS)
+                self.said(&settings::HTTP_MAX_CONNECTIONS)
             ));
         }
     }
@@ -188,19 +190,23 @@ impl Reader<'_> {
     /// protects the events.
     pub(super) fn settings_of_other_modes(&mut self, mode: AuthModeName) {
         let settings = [
-            (&raw::AUTH_TOKEN, AuthModeName::Token, "token"),
-            (&raw::AUTH_JWT_SECRET, AuthModeName::Jwt, "jwt"),
-            (&raw::AUTH_JWT_PUBLIC_KEY_FILE, AuthModeName::Jwt, "jwt"),
-            (&raw::AUTH_JWKS_URL, AuthModeName::Jwt, "jwt"),
+            (&settings::AUTH_TOKEN, AuthModeName::Token, "token"),
+            (&settings::AUTH_JWT_SECRET, AuthModeName::Jwt, "jwt"),
+            (
+                &settings::AUTH_JWT_PUBLIC_KEY_FILE,
+                AuthModeName::Jwt,
+                "jwt",
+            ),
+            (&settings::AUTH_JWKS_URL, AuthModeName::Jwt, "jwt"),
         ];
         // Without a mode nothing is protected anyway, and the commands that need none look at no client.
-        if self.raw.given(&raw::AUTH_MODE).is_none() {
+        if self.raw.given(&settings::AUTH_MODE).is_none() {
             return;
         }
         for (setting, of, word) in settings {
             if mode != of && self.raw.given(setting).is_some() {
                 self.contradiction(
-                    [setting, &raw::AUTH_MODE],
+                    [setting, &settings::AUTH_MODE],
                     &format!(
                         "the first would protect nothing: write AUTH_MODE={word}, or take it out"
                     ),
@@ -213,9 +219,9 @@ impl Reader<'_> {
     /// whoever has it could sign (RFC 8725 §2.1).
     pub(super) fn contradictions_of_keys(&mut self, algorithms: &[Algorithm]) {
         let sources = [
-            &raw::AUTH_JWT_SECRET,
-            &raw::AUTH_JWT_PUBLIC_KEY_FILE,
-            &raw::AUTH_JWKS_URL,
+            &settings::AUTH_JWT_SECRET,
+            &settings::AUTH_JWT_PUBLIC_KEY_FILE,
+            &settings::AUTH_JWKS_URL,
         ];
         let given: Vec<_> = sources
             .into_iter()
@@ -236,12 +242,12 @@ impl Reader<'_> {
             .count();
         if secrets != 0 && secrets != algorithms.len() {
             self.problem(
-                &raw::AUTH_JWT_ALGORITHMS,
+                &settings::AUTH_JWT_ALGORITHMS,
                 "mixes secrets (HS) with public keys: write one kind",
             );
         }
         for source in given {
-            let wants_secrets = *source == raw::AUTH_JWT_SECRET;
+            let wants_secrets = *source == settings::AUTH_JWT_SECRET;
             if wants_secrets != (secrets != 0) {
                 let kind = if wants_secrets {
                     "HS256, HS384 or HS512"
@@ -249,7 +255,7 @@ impl Reader<'_> {
                     "RS, PS, ES or EdDSA"
                 };
                 self.contradiction(
-                    [&raw::AUTH_JWT_ALGORITHMS, source],
+                    [&settings::AUTH_JWT_ALGORITHMS, source],
                     &format!("such a key verifies {kind}: write those"),
                 );
             }
@@ -258,13 +264,13 @@ impl Reader<'_> {
 
     pub(super) fn contradictions_of_claims(&mut self) {
         let claims = [
-            &raw::AUTH_CLAIM_USER,
-            &raw::AUTH_CLAIM_TEAMS,
-            &raw::AUTH_CLAIM_CHANNELS,
-            &raw::AUTH_CLAIM_TENANT,
-            &raw::AUTH_CLAIM_PERMISSIONS,
+            &settings::AUTH_CLAIM_USER,
+            &settings::AUTH_CLAIM_TEAMS,
+            &settings::AUTH_CLAIM_CHANNELS,
+            &settings::AUTH_CLAIM_TENANT,
+            &settings::AUTH_CLAIM_PERMISSIONS,
         ];
-        let name = |reader: &Self, setting: &raw::Setting| {
+        let name = |reader: &Self, setting: &Setting| {
             let given = reader.raw.given(setting).map(|given| given.text.clone());
             given.or_else(|| setting.default.map(str::to_owned))
         };
@@ -283,7 +289,7 @@ impl Reader<'_> {
     fn contradictions_of_streams(&mut self, sse: &SseConfig) {
         if !sse.stall.is_zero() && sse.stall < sse.heartbeat {
             self.contradiction(
-                [&raw::SSE_STALL_SECONDS, &raw::SSE_HEARTBEAT_SECONDS],
+                [&settings::SSE_STALL_SECONDS, &settings::SSE_HEARTBEAT_SECONDS],
                 "a client that is sent nothing for the second cannot prove within the first that it reads: raise the \
                  first to at least the second",
             );
@@ -291,7 +297,7 @@ impl Reader<'_> {
         if sse.heartbeat >= PATIENCE_OF_PROXIES {
             self.warnings.push(format!(
                 "{}: most proxies cut a connection that is silent for 60 seconds",
-                self.said(&raw::SSE_HEARTBEAT_SECONDS)
+                self.said(&settings::SSE_HEARTBEAT_SECONDS)
             ));
         }
     }
@@ -299,19 +305,19 @@ impl Reader<'_> {
     fn contradictions_of_memory(&mut self, hub: &HubConfig, payload_max_bytes: usize) {
         if hub.max_events == 0 && hub.max_bytes == 0 {
             self.contradiction(
-                [&raw::HISTORY_MAX_EVENTS, &raw::HISTORY_MAX_BYTES],
+                [&settings::HISTORY_MAX_EVENTS, &settings::HISTORY_MAX_BYTES],
                 "nothing would bound the memory: set one",
             );
         }
         if hub.max_events != 0 && hub.channel_capacity > hub.max_events {
             self.contradiction(
-                [&raw::SSE_CHANNEL_CAPACITY, &raw::HISTORY_MAX_EVENTS],
+                [&settings::SSE_CHANNEL_CAPACITY, &settings::HISTORY_MAX_EVENTS],
                 "one audience cannot hold more events than all together: lower the first or raise the second",
             );
         }
         if hub.max_bytes != 0 && payload_max_bytes > hub.max_bytes {
             self.contradiction(
-                [&raw::PAYLOAD_MAX_BYTES, &raw::HISTORY_MAX_BYTES],
+                [&settings::PAYLOAD_MAX_BYTES, &settings::HISTORY_MAX_BYTES],
                 "one body may not be larger than all that is held: lower the first or raise the second",
             );
         }
@@ -320,13 +326,13 @@ impl Reader<'_> {
         let Some(traces) = traces else { return };
         let by_ratio = self
             .raw
-            .given(&raw::OTEL_TRACES_SAMPLER)
+            .given(&settings::OTEL_TRACES_SAMPLER)
             .is_some_and(|given| given.text.ends_with("traceidratio"));
-        if self.raw.given(&raw::OTEL_TRACES_SAMPLER_ARG).is_some() && !by_ratio {
+        if self.raw.given(&settings::OTEL_TRACES_SAMPLER_ARG).is_some() && !by_ratio {
             self.warnings.push(format!(
                 "{} has no effect with {}: write traceidratio or parentbased_traceidratio",
-                self.said(&raw::OTEL_TRACES_SAMPLER_ARG),
-                self.said(&raw::OTEL_TRACES_SAMPLER)
+                self.said(&settings::OTEL_TRACES_SAMPLER_ARG),
+                self.said(&settings::OTEL_TRACES_SAMPLER)
             ));
         }
         let here = matches!(
@@ -337,8 +343,8 @@ impl Reader<'_> {
         if in_the_clear && !here && !traces.headers.is_empty() {
             self.warnings.push(format!(
                 "{} is sent in the clear to {}: write https://",
-                self.said(&raw::OTEL_EXPORTER_OTLP_HEADERS),
-                self.said(&raw::OTEL_EXPORTER_OTLP_ENDPOINT)
+                self.said(&settings::OTEL_EXPORTER_OTLP_HEADERS),
+                self.said(&settings::OTEL_EXPORTER_OTLP_ENDPOINT)
             ));
         }
     }

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use sse_bridge::config::Config;
-use sse_bridge::config::raw::{SETTINGS, Secrecy, Setting};
+use sse_bridge::config::Secrecy;
+use sse_bridge::config::settings::{SETTINGS, Setting};
 use sse_bridge::metrics::Metrics;
 
 use crate::{configured, list, output, read, run, text};

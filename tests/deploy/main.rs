@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use sse_bridge::config::raw::{SETTINGS, Secrecy};
+use sse_bridge::config::Secrecy;
+use sse_bridge::config::settings::SETTINGS;
 use sse_bridge::config::{Config, Sources};
 
 /// A file or folder of the repository.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sse_bridge::amqp::{QueueScope, QueueType};
 use sse_bridge::auth::AuthMode;
-use sse_bridge::config::raw::{SETTINGS, Setting};
+use sse_bridge::config::settings::{SETTINGS, Setting};
 use sse_bridge::config::{Config, LogFormat, Sources};
 use sse_bridge::http::CorsOrigins;
 use sse_bridge::hub::Backpressure;

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use serde_json::Value;
-use sse_bridge::config::raw::{SETTINGS, Secrecy};
+use sse_bridge::config::Secrecy;
+use sse_bridge::config::settings::SETTINGS;
 use url::Url;
 
 /// What was noted.
