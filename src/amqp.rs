@@ -317,6 +317,29 @@ impl Error {
         matches!(self, Self::Lost { cause, .. } if cause.contains("frame too large"))
     }
 
+    /// Whether the broker may have a message all the same, when this is what came of publishing it.
+    #[must_use]
+    pub const fn leaves_open(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Credentials { .. }
+            | Self::VirtualHost { .. }
+            | Self::Tls { .. }
+            | Self::Missing { .. }
+            | Self::Topology { .. }
+            | Self::NotPermitted { .. }
+            | Self::NoExchange { .. }
+            | Self::Unroutable { .. }
+            | Self::Refused { .. }
+            | Self::Invalid { .. } => false,
+            Self::Blocked
+            | Self::Timeout { .. }
+            | Self::Cancelled { .. }
+            | Self::Overtaken { .. }
+            | Self::Lost { .. } => true,
+        }
+    }
+
     /// Whether only somebody else can mend it (a setting, a right, the topology), so that it is an error and not a
     /// passing fault.
     #[must_use]

@@ -144,8 +144,13 @@ impl Publishing {
                     amqp::Error::Unroutable { .. } => Problem::unprocessable(error.to_string()),
                     _ => {
                         self.complain(&error);
-                        let detail = "the broker did not confirm the event; it may or may not have it: \
-                                      publish it again with the same message_id";
+                        let detail = if error.leaves_open() {
+                            "the broker did not confirm the event; it may or may not have it: \
+                             publish it again with the same message_id"
+                        } else {
+                            "the broker does not have the event: it could not be reached, or did not take \
+                             it (this bridge's log says why): publish it again later"
+                        };
                         Problem::later(StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS, detail)
                     }
                 })

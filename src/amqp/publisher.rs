@@ -122,8 +122,7 @@ impl Publisher {
     /// nobody knows whether the broker has it.
     ///
     /// # Errors
-    /// When the broker has not confirmed it. It may have it all the same, unless the error is [`Error::Unroutable`],
-    /// [`Error::NoExchange`], [`Error::Refused`] or [`Error::Invalid`].
+    /// When the broker has not confirmed it. It may have it all the same where the error [leaves that open](Error::leaves_open).
     pub async fn publish(&self, outgoing: Outgoing) -> Result<(), Error> {
         let Outgoing {
             exchange,

@@ -60,7 +60,11 @@ const counter = (name) => (now) => {
 const figures = {
   audiences: (now) => ({ value: short(now.sum('sse_bridge_channels')), note: 'in use' }),
   history: (now) => ({ value: short(now.sum('sse_bridge_history_events')), note: `events, ${bytes(now.sum('sse_bridge_history_bytes'))}` }),
-  lag: (now) => ({ value: duration(now.sum('sse_bridge_event_lag_seconds')), note: 'producer to here' }),
+  lag: (now) => {
+    const lag = now.sum('sse_bridge_event_lag_seconds');
+    // It is counted from the producer's timestamp, which not every producer sets.
+    return lag > 0 ? { value: duration(lag), note: 'producer to here' } : { value: '–', note: 'no timestamp yet' };
+  },
   dropped: counter('sse_bridge_events_dropped_total'),
   gaps: counter('sse_bridge_gaps_total'),
   dead: counter('sse_bridge_dead_letters_total'),
