@@ -10,6 +10,7 @@ test: setup ## All tests: unit, integration, against a real RabbitMQ, documentat
 	cargo test --locked --no-fail-fast
 	node --test tests/console/*.test.mjs
 	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
+	python3 -B -m unittest discover --start-directory benches/growth --pattern '*_test.py'
 	$(MAKE) --no-print-directory client
 	$(MAKE) --no-print-directory browser
 
@@ -32,6 +33,7 @@ web-example/node_modules: web-example/package-lock.json
 quick: ## The inner loop: what needs no broker
 	cargo test --locked --lib --bins --test it
 	python3 -B -m unittest discover --start-directory benches/micro --pattern '*_test.py'
+	python3 -B -m unittest discover --start-directory benches/growth --pattern '*_test.py'
 
 soak: setup ## A random mix of faults, SOAK_MINUTES=30 long; SOAK_SEED=... begins with one that was printed
 	SOAK_MINUTES="$${SOAK_MINUTES:-30}" cargo test --locked --test broker -- --exact --nocapture \

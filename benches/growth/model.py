@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""What comes after one machine, in numbers: fits what a replica and RabbitMQ take to the tables beside this file, says how far the fit is
-from each measured line, and prints the tables of SCALING.md. Reads files, writes to standard output; needs nothing but Python."""
+"""What comes after one machine, in numbers: fits what a replica and RabbitMQ take to the tables beside this file, and says how far the fit is
+from each measured line. With --write it puts its numbers into SCALING.md, between the marks there. Needs nothing but Python."""
 
 import csv
 import pathlib
+import re
+import sys
 
 HERE = pathlib.Path(__file__).parent
+PAGE = HERE.parent / "SCALING.md"
 # How much of a core may be used in the long run, so that a burst, or a replica that is gone, has room.
 USED = 0.6
 
@@ -36,20 +39,10 @@ def predicted(coefficients, factors):
 
 
 def markdown(head, rows):
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
+    def line(cells):
+        return "| " + " | ".join(cells) + " |"
 
-
-def check(what, coefficients, rows, names):
-    lines = []
-    for (measured, factors), name in zip(rows, names):
-        model = predicted(coefficients, factors)
-        lines.append([name, f"{measured:.3f}", f"{model:.3f}", f"{100 * (model / measured - 1):+.0f} %"])
-    print(f"{what}, in cores:\n")
-    markdown(["measured with", "measured", "model", "off by"], lines)
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
 
 
 # From this many events a second on the consumer is never idle for long: what waking up costs grows no more.
@@ -58,78 +51,127 @@ BUSY = 1_000
 ONE_BY_ONE = 100
 
 
+class Model:
+    """Lines that were measured, as what each coefficient is times, and the coefficients that fit them."""
+
+    def __init__(self, rows):
+        self.names = [name for name, _, _ in rows]
+        self.rows = [(measured, factors) for _, measured, factors in rows]
+        self.coefficients = fit(self.rows)
+
+    def off_by(self, which=lambda name: True):
+        """By how much, in %, the model is off the lines of these names: the least and the most."""
+        errors = [100 * (predicted(self.coefficients, factors) / measured - 1) for measured, factors in self.rows]
+        return [error for name, error in zip(self.names, errors) if which(name)]
+
+    def lines(self):
+        told = [(f"{measured:.3f}", f"{predicted(self.coefficients, factors):.3f}") for measured, factors in self.rows]
+        return markdown(
+            ["measured with", "cores", "by the model", "off by"],
+            [[name, *cores, f"{error:+.0f} %"] for name, cores, error in zip(self.names, told, self.off_by())],
+        )
+
+
 def replica():
     """Cores of a replica: so much for a consumer that is kept busy, so much an event, so much a delivery of an event that comes alone."""
-    rows, names = [], []
+    rows = []
     for rate, _, micros, _ in table("growth-ingest"):
-        rows.append((rate * micros / 1e6, [min(1, rate / BUSY), rate, 0]))
-        names.append(f"{rate:,.0f} events/s that nobody hears")
+        rows.append((f"{rate:,.0f} events/s that nobody hears", rate * micros / 1e6, [min(1, rate / BUSY), rate, 0]))
     for replicas, rate, _, _, micros in table("growth-readers"):
-        rows.append((rate * micros / 1e6, [0, rate, 0]))
-        names.append(f"{rate:,.0f} events/s that waited, {replicas:.0f} replicas")
+        rows.append((f"{rate:,.0f} events/s that waited, replicas: {replicas:.0f}", rate * micros / 1e6, [0, rate, 0]))
     for clients, micros, _, deliveries, *_ in table("growth-clients"):
         rate = deliveries / clients
-        rows.append((deliveries * micros / 1e6, [min(1, rate / BUSY), rate, deliveries]))
-        names.append(f"{clients:,.0f} clients, {deliveries:,.0f} deliveries/s")
+        factors = [min(1, rate / BUSY), rate, deliveries]
+        rows.append((f"{clients:,.0f} clients, {deliveries:,.0f} deliveries/s", deliveries * micros / 1e6, factors))
     for rate, micros, _, deliveries, *_ in table("growth-events"):
         if rate <= ONE_BY_ONE:
-            rows.append((deliveries * micros / 1e6, [min(1, rate / BUSY), rate, deliveries]))
-            names.append(f"1,000 clients, {rate:,.0f} events/s")
-    coefficients = fit(rows)
-    check("A replica", coefficients, rows, names)
-    return coefficients
+            factors = [min(1, rate / BUSY), rate, deliveries]
+            rows.append((f"1,000 clients, {rate:,.0f} events/s", deliveries * micros / 1e6, factors))
+    return Model(rows)
 
 
 def broker():
     """Cores of RabbitMQ: so much for a stream and for each replica that reads it, once they are kept busy, so much for an event that is
     published, and for each that a replica reads."""
-    rows, names = [], []
+    rows = []
     for rate, micros, _, _ in table("growth-ingest"):
         if rate >= BUSY:
-            rows.append((rate * micros / 1e6, [1, 1, rate, rate]))
-            names.append(f"1 replica, {rate:,.0f} events/s")
+            rows.append((f"{rate:,.0f} events/s, replicas: 1", rate * micros / 1e6, [1, 1, rate, rate]))
     for replicas, micros, _, _ in table("growth-replicas"):
-        rows.append((micros * 1_000 / 1e6, [1, replicas, 1_000, replicas * 1_000]))
-        names.append(f"{replicas:.0f} replicas, 1,000 events/s")
+        factors = [1, replicas, 1_000, replicas * 1_000]
+        rows.append((f"1,000 events/s, replicas: {replicas:.0f}", micros * 1_000 / 1e6, factors))
     for replicas, _, of_all, micros, _ in table("growth-readers"):
         # Nothing is published, and nobody waits for anything.
-        rows.append((of_all * micros / 1e6, [0, 0, 0, of_all]))
-        names.append(f"{replicas:.0f} replicas that read what waits")
-    coefficients = fit(rows)
-    check("RabbitMQ", coefficients, rows, names)
-    return coefficients
+        rows.append((f"{of_all:,.0f} events/s that waited, replicas: {replicas:.0f}", of_all * micros / 1e6, [0, 0, 0, of_all]))
+    return Model(rows)
 
 
-def main():
-    base, event, delivery = replica()
-    stream, reader, published, read = broker()
-    print(f"A replica: {base:.2f} cores + {event * 1e6:.1f} us an event of the stream + {delivery * 1e6:.2f} us a delivery.")
-    print(
-        f"RabbitMQ: {stream:.2f} cores + {reader:.2f} a replica + {published * 1e6:.0f} us an event + {read * 1e6:.1f} us an event and replica.\n"
-    )
+def about(number):
+    """Three digits of it: no more is known."""
+    return f"{float(f'{number:.3g}'):,.0f}"
 
+
+def between(errors):
+    return f"between {min(errors):+.0f} and {max(errors):+.0f} %".replace("-", "−")
+
+
+def blocks(replica, broker):
+    """What the page says, by the names of its marks."""
+    base, event, delivery = replica.coefficients
+    stream, reader, published, read = broker.coefficients
     room = 2 * USED
-    print(f"Clients of a replica of 2 cores, used to {USED:.0%}, in teams of 1,000, by the processor; events one by one:\n")
+    told = {}
+
+    told["formulas"] = f"""\
+Of a replica, in cores: **{base:.2f}**, once {BUSY:,} events a second keep its consumer busy (below that in proportion), **+ {event * 1e6:.1f} µs for each event** of the
+stream, whether somebody hears it or not, **+ {delivery * 1e6:.1f} µs for each delivery** of an event that comes alone.
+
+Of RabbitMQ: **{stream:.2f} + {reader:.2f} for each replica**, once they are busy, **+ {published * 1e6:.0f} µs for each event, + {read * 1e6:.0f} µs for each event and replica**.
+
+Off by, over the {len(replica.rows) + len(broker.rows)} lines that it was fitted to: RabbitMQ {between(broker.off_by())}; a replica with clients {between(replica.off_by(lambda name: "clients" in name))};
+a replica that nobody listens to {between(replica.off_by(lambda name: "clients" not in name))}, all of which is at most {max(measured for name, (measured, _) in zip(replica.names, replica.rows) if "clients" not in name):.1f} of a core."""
+
     lines = []
-    for each in [0.01, 0.1, 1, 10, 100]:
+    for each in [0.1, 1, 10, 100]:
         # Every 1,000 clients are one event more, for each that they get.
         a_client = each * (delivery + event / 1_000)
         clients = room / (a_client + each / 1_000 * base / BUSY)
         if clients * each / 1_000 > BUSY:
             clients = (room - base) / a_client
-        lines.append([f"{each:g}", f"{clients:,.0f}", f"{clients * each:,.0f}"])
-    markdown(["events/s to each", "clients", "deliveries/s"], lines)
+        lines.append([f"{each:g}", about(clients), about(clients * each)])
+    told["clients"] = markdown(["events/s to each client, one by one", "clients", "deliveries/s"], lines)
 
-    print(f"Events a second of one stream, where RabbitMQ has 8 cores and a replica 2, both used to {USED:.0%}:\n")
-    lines = []
+    costs = {name: [row[1] * 1_000 / 1e6 for row in table(name)] for name in ["growth-replicas", "growth-replica-queues"]}
+    told["replicas"] = markdown(
+        ["replicas", *(f"{row[0]:.0f}" for row in table("growth-replicas"))],
+        [
+            ["RabbitMQ, cores, of one stream", *(f"{cores:.2f}" for cores in costs["growth-replicas"])],
+            [
+                "RabbitMQ, cores, with a queue for each replica (`classic`, `RABBITMQ_EVENTS_QUEUE_SCOPE=replica`)",
+                *(f"{cores:.2f}" for cores in costs["growth-replica-queues"]),
+            ],
+        ],
+    )
+
+    told["readers"] = markdown(
+        ["replicas", "records/s, of each", "of all", "RabbitMQ, µs a record read"],
+        [[f"{replicas:.0f}", about(each), about(of_all), f"{micros:.0f}"] for replicas, each, of_all, micros, _ in table("growth-readers")],
+    )
+
+    lines, most = [], 0
     for replicas in [1, 2, 4, 8, 16, 32]:
         of_broker = (8 * USED - stream - reader * replicas) / (published + read * replicas)
         of_replica = (room - base) / event
-        limit = "RabbitMQ" if of_broker < of_replica else "the replicas' own reading"
-        lines.append([str(replicas), f"{of_broker:,.0f}", f"{of_replica:,.0f}", limit])
-    markdown(["replicas", "that RabbitMQ carries", "that a replica reads", "the limit"], lines)
+        limit = "RabbitMQ" if of_broker < of_replica else "a replica"
+        most = max(most, replicas * min(of_broker, of_replica))
+        lines.append([str(replicas), about(of_broker), about(of_replica), limit])
+    told["limits"] = (
+        markdown(["replicas", "events/s that RabbitMQ carries", "that a replica has the processor for", "the limit"], lines)
+        + f"""
 
-    print("The same 20,000 events a second, each for 10 clients, in one stream or in several that each have their share of the replicas:\n")
+The rule: **events a second times replicas is what one stream is sized by**; at about {round(most, -4):,.0f} of them a broker of 8 cores is full."""
+    )
+
     lines = []
     for replicas in [8, 32]:
         for partitions in [1, 2, 4, 8]:
@@ -138,7 +180,36 @@ def main():
             of_broker = partitions * stream + replicas * reader + 20_000 * published + replicas * share * read
             deliveries = 10 * 20_000 / replicas * delivery
             lines.append([f"{replicas}", f"{partitions}", f"{of_broker:.1f}", f"{reading:.2f}", f"{deliveries:.2f}"])
-    markdown(["replicas", "streams", "cores of RabbitMQ", "of each replica, to read", "of each replica, to deliver"], lines)
+    told["streams"] = markdown(
+        ["replicas in all", "streams", "cores of RabbitMQ", "of each replica, to read", "of each replica, to deliver"], lines
+    )
+    return told
+
+
+def written(page, told):
+    """The page with what is told between its marks, as far to the right as they stand. Each is there once."""
+    left = dict(told)
+
+    def block(match):
+        blanks, name = match.group(1), match.group(2)
+        lines = "".join(f"{blanks}{line}".rstrip() + "\n" for line in left.pop(name).split("\n"))
+        return f"{blanks}<!-- model.py: {name} -->\n{lines}{blanks}<!-- end -->\n"
+
+    page = re.sub(r"^( *)<!-- model\.py: (\w+) -->\n(?:.*\n)*?\1<!-- end -->\n", block, page, flags=re.MULTILINE)
+    if left:
+        raise ValueError(f"no place on the page for {', '.join(left)}")
+    return page
+
+
+def main():
+    of_replica, of_broker = replica(), broker()
+    told = blocks(of_replica, of_broker)
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")
+    elif sys.argv[1:]:
+        sys.exit(f"{sys.argv[0]} [--write]")
+    else:
+        print("A replica:", of_replica.lines(), "RabbitMQ:", of_broker.lines(), *told.values(), sep="\n\n")
 
 
 if __name__ == "__main__":
