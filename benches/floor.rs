@@ -1,5 +1,6 @@
 //! The floor: what it costs to give the same bytes to the same sockets with nothing else to do. One thread accepts, answers
-//! with a head, and then calls `write(2)` once for each event and client. No broker, no choice, no queue, no history.
+//! with a head, and then calls `write(2)` once for each event and client. No broker, no choice, no queue, no history. Each
+//! event is sent at once, or small ones gather in the kernel as Nagle's algorithm has it (RFC 9293 §3.7.4).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,10 +22,9 @@ pub struct Floor {
 
 impl Floor {
     /// Starts it, for so many clients.
-    pub fn start(mut command: Command, clients: usize) -> Self {
-        let clients = clients.to_string();
+    pub fn start(mut command: Command, clients: usize, gathers: bool) -> Self {
         command
-            .args([ROLE, &clients])
+            .args([ROLE, &clients.to_string(), &gathers.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = command.spawn().expect("this program starts again");
@@ -69,8 +69,9 @@ impl Drop for Floor {
 }
 
 /// Accepts so many clients, and does what standard input tells it until that ends.
-pub fn run(clients: &str) {
+pub fn run(clients: &str, gathers: &str) {
     let clients = clients.parse().expect("a number");
+    let gathers = gathers.parse().expect("true or false");
     let listener =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     listener
@@ -79,7 +80,7 @@ pub fn run(clients: &str) {
     listener.listen(4_096).expect("a listener");
     let listener = TcpListener::from(listener);
     println!("{}", listener.local_addr().expect("an address"));
-    let mut sockets: Vec<TcpStream> = (0..clients).map(|_| accept(&listener)).collect();
+    let mut sockets: Vec<TcpStream> = (0..clients).map(|_| accept(&listener, gathers)).collect();
     for order in std::io::stdin().lines() {
         let order = order.expect("text");
         let mut numbers = order
@@ -103,9 +104,9 @@ pub fn run(clients: &str) {
     }
 }
 
-fn accept(listener: &TcpListener) -> TcpStream {
+fn accept(listener: &TcpListener, gathers: bool) -> TcpStream {
     let (mut socket, _) = listener.accept().expect("a client");
-    socket.set_nodelay(true).expect("a socket");
+    socket.set_nodelay(!gathers).expect("a socket");
     let mut request = [0; 1_024];
     let length = socket.read(&mut request).expect("a request");
     assert!(

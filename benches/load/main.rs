@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         [load_client::ROLE] => crowd::run(),
-        [floor::ROLE, clients] => floor::run(clients),
+        [floor::ROLE, clients, gathers] => floor::run(clients, gathers),
         _ => return scenarios::run(&arguments),
     }
     ExitCode::SUCCESS

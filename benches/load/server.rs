@@ -99,12 +99,12 @@ impl Server {
         }
     }
 
-    /// The floor, for so many clients.
-    pub fn floor(clients: usize) -> Self {
+    /// The floor, for so many clients, each event sent at once or gathered in the kernel.
+    pub fn floor(clients: usize, gathers: bool) -> Self {
         let program = std::env::current_exe().expect("this program has a name");
-        let floor = Floor::start(command(program), clients);
+        let floor = Floor::start(command(program), clients, gathers);
         Self {
-            name: "floor".to_owned(),
+            name: if gathers { "floor, gathering" } else { "floor" }.to_owned(),
             pids: vec![floor.pid()],
             address: floor.address,
             protocol: Protocol::Sse {

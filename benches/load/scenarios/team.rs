@@ -52,6 +52,8 @@ pub enum Who {
     /// With `HTTP_TCP_NODELAY=false`: as nginx, which leaves Nagle's algorithm on for the streams of nchan.
     BridgeGathering,
     Floor,
+    /// The same as `BridgeGathering`.
+    FloorGathering,
     /// With so many workers.
     Nchan(usize),
     WebStomp,
@@ -63,7 +65,8 @@ impl Who {
         let server = match self {
             Self::Bridge => Server::bridge(&Audience::team()).await,
             Self::BridgeGathering => Server::bridge_gathering(&Audience::team()).await,
-            Self::Floor => Server::floor(team.clients),
+            Self::Floor => Server::floor(team.clients, false),
+            Self::FloorGathering => Server::floor(team.clients, true),
             Self::Nchan(workers) => peers::nchan(workers).await,
             Self::WebStomp => peers::web_stomp().await,
             Self::FastApi => peers::fastapi().await,
@@ -73,7 +76,6 @@ impl Who {
 }
 
 /// One that was measured.
-#[derive(Clone)]
 struct Found {
     who: Who,
     name: String,
@@ -95,7 +97,7 @@ async fn measure(team: &Team, all: &[Who], rounds: usize) -> Vec<Found> {
             Ok(mut contestant) => {
                 contestant.one_of = match who {
                     Who::FastApi | Who::WebStomp => 10,
-                    Who::Bridge | Who::BridgeGathering | Who::Floor | Who::Nchan(_) => 1,
+                    _ => 1,
                 };
                 present.push(*who);
                 contestants.push(contestant);
@@ -164,18 +166,33 @@ fn of_the_targets() -> Vec<Who> {
 
 pub async fn paced() -> Vec<Row> {
     let mut all = of_the_targets();
-    all.push(Who::BridgeGathering);
+    all.extend([Who::BridgeGathering, Who::FloorGathering]);
     let found = measure(&PACED, &all, ROUNDS).await;
     print(&PACED, &found);
-    let cpu_against_nchan = |found: &[Found], figure| {
-        let target = Target::AtMost(0.6);
-        against_nchan(&PACED, found, figure, "us", Trial::cpu_per_delivery, target)
+    let cpu_against_nchan = |who, name| {
+        let figure = Figure {
+            name,
+            unit: "us",
+            of: Trial::cpu_per_delivery,
+        };
+        against_nchan(&PACED, &found, who, &figure, Target::AtMost(0.6))
     };
-    let gathering: Vec<Found> = found.iter().rev().cloned().collect();
+    // What could be had at best, and no target.
+    let floor = Row {
+        target: None,
+        ..cpu_against_nchan(
+            Who::FloorGathering,
+            "the floor's, gathering as nchan's sockets do",
+        )
+    };
     vec![
         cpu_against_floor(&PACED, &found),
-        cpu_against_nchan(&found, "CPU per delivery"),
-        cpu_against_nchan(&gathering, "the same, HTTP_TCP_NODELAY=false as nchan's"),
+        cpu_against_nchan(Who::Bridge, "CPU per delivery"),
+        cpu_against_nchan(
+            Who::BridgeGathering,
+            "the same, HTTP_TCP_NODELAY=false as nchan's",
+        ),
+        floor,
     ]
 }
 
@@ -187,19 +204,15 @@ pub async fn burst() -> Vec<Row> {
         against_nchan(
             &BURST,
             &found,
-            "deliveries a second",
-            "/s",
-            Trial::per_second,
+            Who::Bridge,
+            &Figure {
+                name: "deliveries a second",
+                unit: "/s",
+                of: Trial::per_second,
+            },
             Target::AtLeast(5.0),
         ),
-        against_nchan(
-            &BURST,
-            &found,
-            "p99",
-            "ms",
-            Trial::p99_ms,
-            Target::AtMost(1.0),
-        ),
+        against_nchan(&BURST, &found, Who::Bridge, &P99, Target::AtMost(1.0)),
         Row {
             scenario: BURST.scenario.to_owned(),
             figure: "deliveries lost".to_owned(),
@@ -223,14 +236,7 @@ pub async fn large() -> Vec<Row> {
     print(&LARGE, &found);
     vec![
         cpu_against_floor(&LARGE, &found),
-        against_nchan(
-            &LARGE,
-            &found,
-            "p99",
-            "ms",
-            Trial::p99_ms,
-            Target::AtMost(1.0),
-        ),
+        against_nchan(&LARGE, &found, Who::Bridge, &P99, Target::AtMost(1.0)),
     ]
 }
 
@@ -252,7 +258,8 @@ pub async fn against_peers(team: &Team) {
 }
 
 fn cpu_against_floor(team: &Team, found: &[Found]) -> Row {
-    let [bridge, floor] = [&found[0], &found[1]].map(|each| each.median(Trial::cpu_per_delivery));
+    let [bridge, floor] =
+        [Who::Bridge, Who::Floor].map(|who| of(found, who).median(Trial::cpu_per_delivery));
     Row {
         scenario: team.scenario.to_owned(),
         figure: "CPU per delivery".to_owned(),
@@ -263,20 +270,32 @@ fn cpu_against_floor(team: &Team, found: &[Found]) -> Row {
     }
 }
 
+fn of(found: &[Found], who: Who) -> &Found {
+    let of = found.iter().find(|each| each.who == who);
+    of.unwrap_or_else(|| panic!("{who:?} could not connect its clients"))
+}
+
+/// What is compared.
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    of: fn(&Trial) -> f64,
+}
+
+const P99: Figure = Figure {
+    name: "p99",
+    unit: "ms",
+    of: Trial::p99_ms,
+};
+
 /// A figure against the nchan that is better at it, of those with one worker and with two.
-fn against_nchan(
-    team: &Team,
-    found: &[Found],
-    name: &str,
-    unit: &str,
-    figure: fn(&Trial) -> f64,
-    target: Target,
-) -> Row {
-    let bridge = found[0].median(figure);
+fn against_nchan(team: &Team, found: &[Found], who: Who, figure: &Figure, target: Target) -> Row {
+    let Figure { name, unit, .. } = *figure;
+    let measured = of(found, who).median(figure.of);
     let nchans = found
         .iter()
         .filter(|each| matches!(each.who, Who::Nchan(_)));
-    let nchans = nchans.map(|each| (each.median(figure), each.name.as_str()));
+    let nchans = nchans.map(|each| (each.median(figure.of), each.name.as_str()));
     let better = |a: &(f64, &str), b: &(f64, &str)| a.0.total_cmp(&b.0);
     let best = match target {
         Target::AtMost(_) => nchans.min_by(better),
@@ -285,12 +304,12 @@ fn against_nchan(
     Row {
         scenario: team.scenario.to_owned(),
         figure: name.to_owned(),
-        measured: format!("{bridge:.2} {unit}"),
+        measured: format!("{measured:.2} {unit}"),
         against: match best {
             Some((value, name)) => format!("{name} {value:.2} {unit}"),
             None => "nchan, which is not installed: `make bench-peers`".to_owned(),
         },
-        ratio: best.map(|(value, _)| bridge / value),
+        ratio: best.map(|(value, _)| measured / value),
         target: Some(target),
     }
 }
