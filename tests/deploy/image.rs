@@ -1,5 +1,6 @@
 //! The images: what a linter that knows Docker says of how they are made, and that they are made of what there is.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::{output, path, read, run};
@@ -83,6 +84,32 @@ fn the_build_is_given_what_it_copies_and_nothing_else() {
     assert_eq!(copied, let_through);
     for source in copied {
         assert!(path(source).exists(), "{source}");
+    }
+}
+
+#[test]
+fn the_web_examples_image_is_sent_nothing_that_was_made_here() {
+    let ignored = read("web-example/.dockerignore");
+    let is_ignored = |file: &str| {
+        ignored.lines().any(|pattern| {
+            if let Some(name) = pattern.strip_prefix("**/") {
+                return Path::new(file).ends_with(name);
+            }
+            match pattern.strip_suffix('*') {
+                Some(start) => file.starts_with(start),
+                None => file == pattern,
+            }
+        })
+    };
+    for folder in ["", "lib"] {
+        for made in read(&format!("web-example/{folder}/.gitignore")).lines() {
+            let file = format!("{folder}{made}");
+            let file = file.trim_start_matches('/');
+            assert!(is_ignored(file), "{file} is sent");
+        }
+    }
+    for needed in ["package.json", "lib/use-events.ts", "next.config.ts"] {
+        assert!(!is_ignored(needed), "{needed} is not sent");
     }
 }
 
