@@ -292,7 +292,6 @@ impl App {
             ),
             proxies: config.http.trusted_proxies.clone(),
             stall: config.sse.stall,
-            tcp_nodelay: config.http.tcp_nodelay,
             sockets: Some(metrics.sockets.clone()),
         };
         let unlimited = ServerLimits {
@@ -301,7 +300,6 @@ impl App {
             share: None,
             proxies: TrustedProxies::default(),
             stall: config.sse.stall,
-            tcp_nodelay: true,
             sockets: None,
         };
         let tls = config
@@ -414,6 +412,15 @@ impl App {
         if let Some((reader, feed)) = revocation_feed {
             lifecycle.streams.spawn("revocations", reader.run(feed));
         }
+        lifecycle.doors.spawn("flusher", {
+            let (flusher, doors) = (hub.flusher(), lifecycle.doors.clone());
+            async move {
+                tokio::select! {
+                    () = flusher.run() => {}
+                    () = doors.stopping() => {}
+                }
+            }
+        });
         lifecycle.doors.spawn(
             "housekeeping",
             housekeeping(

@@ -28,7 +28,7 @@ pub use self::value::duration;
 use self::raw::Raw;
 use self::reader::Reader;
 use self::value::{
-    boolean, cors_origins, event_id_key, header_name, limit, list_or_none, log_filter, memory_size,
+    cors_origins, event_id_key, header_name, limit, list_or_none, log_filter, memory_size,
     networks, number, one_of, parsed, path, seconds, socket_address,
 };
 use crate::amqp::BrokerConfig;
@@ -308,7 +308,6 @@ impl Reader<'_> {
                 &settings::HTTP_MAX_CONNECTION_RATE_PER_IP,
                 number(0..=1_000_000, "connections a second (0: no limit)"),
             )?,
-            tcp_nodelay: self.value(&settings::HTTP_TCP_NODELAY, boolean)?,
         };
         if self.command == Command::Dev && !config.bind.ip().is_loopback() {
             self.problem(
@@ -373,6 +372,12 @@ impl Reader<'_> {
             max_events: self.value(&settings::HISTORY_MAX_EVENTS, limit("events"))?,
             max_bytes: self.value(&settings::HISTORY_MAX_BYTES, memory_size)?,
             max_age: self.value(&settings::HISTORY_MAX_AGE, duration)?,
+            flush_window: self
+                .value(
+                    &settings::SSE_FLUSH_WINDOW_MS,
+                    number(0..=1_000, "milliseconds (0: each event at once)"),
+                )
+                .map(Duration::from_millis)?,
             // As the broker's settings say, which are read next.
             reads_back: false,
         })

@@ -40,8 +40,6 @@ pub struct HttpConfig {
     pub max_connections_per_address: usize,
     /// New connections a second from one address; 0 is no limit.
     pub max_connection_rate_per_address: u32,
-    /// Whether each event leaves at once, or may wait while the client has not confirmed what came before it.
-    pub tcp_nodelay: bool,
 }
 
 /// Origins (RFC 6454) whose pages may read answers.

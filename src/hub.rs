@@ -16,6 +16,7 @@
 //!   for those it serves, and lets go of one that holds up the others.
 
 mod registry;
+mod listeners;
 mod channel;
 mod history;
 mod log;
@@ -33,10 +34,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::listeners::Flusher;
 pub use self::read_back::{Reading, Readings};
 pub use self::subscription::{Gap, GapReason, Resume, Subscription, Update};
 
-use self::channel::Listeners;
+use self::listeners::{Flush, Listeners};
 use self::log::{Log, State};
 use self::read_back::Desk;
 use crate::event::Break;
@@ -60,6 +62,9 @@ pub struct HubConfig {
     pub max_bytes: usize,
     /// How long an event is held; zero is no limit.
     pub max_age: Duration,
+    /// Events of one audience that come closer than this are given to its readers together; zero: each at once. Else
+    /// somebody must run [`Hub::flusher`].
+    pub flush_window: Duration,
     /// Whether what is no longer held can be read back: then somebody must serve [`Hub::readings`]. Only the offsets of
     /// a stream can be.
     pub reads_back: bool,
@@ -115,10 +120,11 @@ struct Shared {
     config: HubConfig,
     metrics: Arc<Metrics>,
     log: Arc<Log>,
+    flush: Flush,
     /// Set once, when the streams are to end.
     closed: AtomicBool,
     /// Readers that wait for the history to be read.
-    waiting: Mutex<Listeners>,
+    waiting: Listeners,
     standing: Mutex<Standing>,
     /// Where those wait who came back for what is no longer in memory.
     desk: Desk,
@@ -137,11 +143,12 @@ struct Standing {
 #[must_use]
 pub fn hub(config: HubConfig, numbering: Numbering, metrics: Arc<Metrics>) -> (Writer, Hub) {
     let shared = Arc::new(Shared {
+        flush: Flush::new(config.flush_window),
         config,
         metrics,
         log: Arc::new(Log::new(numbering)),
         closed: AtomicBool::new(false),
-        waiting: Mutex::default(),
+        waiting: Listeners::default(),
         standing: Mutex::default(),
         desk: Desk::default(),
     });
@@ -171,8 +178,8 @@ impl Writer {
         let now = frame.accepted_at();
         let log = &self.shared.log;
         let channel = log.push(frame, |state| self.shared.trim(state, now));
-        channel.wake();
-        channel::wake(log.everything());
+        self.shared.flush.event(channel.listeners(), now);
+        self.shared.flush.event(log.everything(), now);
     }
 
     /// Notes a record that nobody is sent (a repeat, an expired event, poison): its id may stand in a client's hands,
@@ -189,7 +196,7 @@ impl Writer {
         standing.live = true;
         self.shared.log.lock().history.settle_origin();
         drop(standing);
-        channel::wake(&self.shared.waiting);
+        self.shared.waiting.wake();
     }
 
     /// What was given does not go on. Every reader is told of a gap and joins anew; ids from before are not believed.
@@ -216,7 +223,7 @@ impl Hub {
     #[must_use]
     pub fn listeners(&self, audience: &Audience) -> usize {
         let log = &self.shared.log;
-        let of_everything = lock(log.everything()).len();
+        let of_everything = log.everything().len();
         of_everything + log.lock().registry.listeners(audience)
     }
 
@@ -226,12 +233,18 @@ impl Hub {
         Readings::new(Arc::clone(&self.shared))
     }
 
+    /// Who wakes readers when the flush window ends. To be run by one task.
+    #[must_use]
+    pub fn flusher(&self) -> Flusher {
+        Flusher::new(Arc::clone(&self.shared))
+    }
+
     /// Ends every subscription, those that are yet to come too: each is told once, by [`Update::Closed`].
     pub fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);
         self.shared.log.wake();
         self.shared.desk.wake();
-        channel::wake(&self.shared.waiting);
+        self.shared.waiting.wake();
     }
 
     /// Lets go of what is older than the history may be. Called every now and then, so that memory is given back

@@ -282,6 +282,7 @@ mod tests {
             max_events: 1,
             max_bytes: 0,
             max_age: Duration::ZERO,
+            flush_window: Duration::ZERO,
             reads_back: false,
         };
         let (_, hub) = hub(config, Numbering::Offsets, Metrics::new().unwrap());

@@ -69,20 +69,13 @@ pub fn setup(vhost: &Vhost) -> Setup {
 }
 
 impl Server {
-    /// The bridge as a user would start it, with a virtual host to itself.
-    pub async fn bridge(audience: &Audience) -> Self {
+    /// The bridge as a user would start it, with a virtual host to itself and these settings.
+    pub async fn bridge(audience: &Audience, settings: &[(&str, String)]) -> Self {
         let vhost = RabbitMq::shared().await.vhost();
-        Self::bridge_on(&vhost, &setup(&vhost), audience).await
-    }
-
-    /// The same with small events gathered in the kernel.
-    pub async fn bridge_gathering(audience: &Audience) -> Self {
-        let vhost = RabbitMq::shared().await.vhost();
-        let setup = setup(&vhost).set("HTTP_TCP_NODELAY", false);
-        Self {
-            name: "sse-bridge, gathering".to_owned(),
-            ..Self::bridge_on(&vhost, &setup, audience).await
-        }
+        let setup = settings
+            .iter()
+            .fold(setup(&vhost), |setup, (name, value)| setup.set(name, value));
+        Self::bridge_on(&vhost, &setup, audience).await
     }
 
     pub async fn bridge_on(vhost: &Vhost, setup: &Setup, audience: &Audience) -> Self {

@@ -26,6 +26,7 @@ pub fn config() -> HubConfig {
         max_events: 100_000,
         max_bytes: 256 * 1024 * 1024,
         max_age: Duration::from_secs(600),
+        flush_window: Duration::ZERO,
         reads_back: false,
     }
 }

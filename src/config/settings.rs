@@ -122,8 +122,6 @@ settings! {
     HTTP_MAX_CONNECTIONS_PER_IP: Some("0"), Open;
     /// New connections a second from one address.
     HTTP_MAX_CONNECTION_RATE_PER_IP: Some("0"), Open;
-    /// Whether each event leaves at once.
-    HTTP_TCP_NODELAY: Some("true"), Open;
     /// The listener of metrics.
     ADMIN_BIND: Some("127.0.0.1:9090"), Open;
     /// How long an ending process takes over its clients.
@@ -132,6 +130,8 @@ settings! {
     SSE_HEARTBEAT_SECONDS: Some("15"), Open;
     /// When browsers are told to come back.
     SSE_RETRY_MS: Some("2000"), Open;
+    /// Within how long an audience's events are sent together.
+    SSE_FLUSH_WINDOW_MS: Some("2"), Open;
     /// What becomes of a client that cannot keep up.
     SSE_BACKPRESSURE: Some("drop-oldest"), Open;
     /// Events that one audience's ring holds.

@@ -86,8 +86,6 @@ pub struct ServerLimits {
     pub proxies: TrustedProxies,
     /// How long a socket may take no bytes; zero is for ever.
     pub stall: Duration,
-    /// Whether small writes leave at once (RFC 9293 §3.7.4), or wait while the client has not confirmed what came before them.
-    pub tcp_nodelay: bool,
     /// Counts connections open now, where it is given.
     pub sockets: Option<IntGauge>,
 }
@@ -226,7 +224,7 @@ impl Server {
                     }
                 }
             }
-            if let Err(error) = tune(&socket, limits) {
+            if let Err(error) = tune(&socket, limits.stall) {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
                 continue;
             }
@@ -431,10 +429,10 @@ pub(super) async fn linger(mut socket: impl AsyncRead + Unpin) {
     drop(timeout(LINGER, reading).await);
 }
 
-/// A socket that streams: small writes at once or gathered, a bound on what waits, and an end for peers that have vanished.
-fn tune(socket: &TcpStream, limits: &ServerLimits) -> io::Result<()> {
-    let (socket, stall) = (socket2::SockRef::from(socket), limits.stall);
-    socket.set_tcp_nodelay(limits.tcp_nodelay)?;
+/// A socket that streams: small writes at once (RFC 9293 §3.7.4), a bound on what waits, and an end for peers that have vanished.
+fn tune(socket: &TcpStream, stall: Duration) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     if !stall.is_zero() {
         #[cfg(target_os = "linux")]
@@ -473,33 +471,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn small_writes_leave_at_once_unless_they_may_wait() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for tcp_nodelay in [true, false] {
-            let socket = TcpStream::connect(listener.local_addr().unwrap())
-                .await
-                .unwrap();
-            // Whatever it was before.
-            socket.set_nodelay(!tcp_nodelay).unwrap();
-            let limits = ServerLimits {
-                room: None,
-                pace: None,
-                share: None,
-                proxies: TrustedProxies::default(),
-                stall: Duration::ZERO,
-                tcp_nodelay,
-                sockets: None,
-            };
-            tune(&socket, &limits).unwrap();
-            assert_eq!(socket.nodelay().unwrap(), tcp_nodelay);
-        }
     }
 }

@@ -2,14 +2,10 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::task::Waker;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use atomic_waker::AtomicWaker;
-use slab::Slab;
-
-use super::lock;
+use super::listeners::{Listeners, Signal};
 use crate::event::audience::Audience;
 use crate::event::id::Position;
 use crate::frame::Frame;
@@ -23,7 +19,7 @@ pub(super) struct Channel {
     /// The number after the newest event's: lets a reader see without the lock that there is nothing new for it.
     /// Stored by the writer after the event is in the ring.
     end: AtomicU64,
-    listeners: Mutex<Listeners>,
+    listeners: Arc<Listeners>,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +69,7 @@ impl Channel {
             audience,
             ring: RwLock::default(),
             end: AtomicU64::new(0),
-            listeners: Mutex::default(),
+            listeners: Arc::default(),
         }
     }
 
@@ -110,20 +106,12 @@ impl Channel {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.read().entries.is_empty() && !self.has_listeners()
+        self.read().entries.is_empty() && self.listeners.is_empty()
     }
 
-    pub(super) fn has_listeners(&self) -> bool {
-        !lock(&self.listeners).is_empty()
-    }
-
-    pub(super) fn listeners(&self) -> usize {
-        lock(&self.listeners).len()
-    }
-
-    /// Wakes everyone who listens.
-    pub(super) fn wake(&self) {
-        wake(&self.listeners);
+    /// Who is woken by its events.
+    pub(super) fn listeners(&self) -> &Arc<Listeners> {
+        &self.listeners
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Ring> {
@@ -139,7 +127,7 @@ impl Cursor {
     /// Joins after the newest event.
     pub(super) fn at_tail(channel: Arc<Channel>, signal: &Arc<Signal>) -> Self {
         let next = channel.end.load(Ordering::Acquire);
-        let listener = lock(&channel.listeners).add(signal);
+        let listener = channel.listeners.add(signal);
         Self {
             channel,
             next,
@@ -161,7 +149,7 @@ impl Cursor {
         // `None` is before every position, on both sides.
         let lost = ring.evicted > position;
         drop(ring);
-        let listener = lock(&channel.listeners).add(signal);
+        let listener = channel.listeners.add(signal);
         (
             Self {
                 channel,
@@ -174,7 +162,7 @@ impl Cursor {
 
     /// Stops listening.
     pub(super) fn leave(&self) {
-        lock(&self.channel.listeners).remove(self.listener);
+        self.channel.listeners.remove(self.listener);
     }
 
     /// Whether everything in the channel has been taken.
@@ -228,59 +216,5 @@ impl Ring {
     fn at(&self, number: u64) -> Option<&Entry> {
         self.entries
             .get(usize::try_from(number.checked_sub(self.start)?).ok()?)
-    }
-}
-
-/// Who is to be woken.
-#[derive(Debug, Default)]
-pub(super) struct Listeners(Slab<Arc<Signal>>);
-
-impl Listeners {
-    pub(super) fn add(&mut self, signal: &Arc<Signal>) -> usize {
-        self.0.insert(Arc::clone(signal))
-    }
-
-    pub(super) fn remove(&mut self, listener: usize) {
-        self.0.try_remove(listener);
-        if self.0.is_empty() {
-            self.0.shrink_to_fit();
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-/// Wakes all of `listeners` who have not been woken since they last looked.
-pub(super) fn wake(listeners: &Mutex<Listeners>) {
-    for (_, signal) in &lock(listeners).0 {
-        signal.raise();
-    }
-}
-
-/// Wakes one reader, once, however many events come before it looks.
-#[derive(Debug, Default)]
-pub(super) struct Signal {
-    raised: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Signal {
-    pub(super) fn raise(&self) {
-        if !self.raised.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
-        }
-    }
-
-    /// To be called before looking: what comes after this call wakes. A swap, not a store: it and the writer's swap
-    /// have an order, so that either the writer sees the flag down, or the reader sees what the writer wrote.
-    pub(super) fn listen(&self, waker: &Waker) {
-        self.waker.register(waker);
-        self.raised.swap(false, Ordering::AcqRel);
     }
 }

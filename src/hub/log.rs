@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
-use super::channel::{self, Channel, Listeners};
+use super::channel::Channel;
 use super::history::History;
+use super::listeners::Listeners;
 use super::registry::Registry;
 use super::{Numbering, lock};
 use crate::event::Break;
@@ -24,7 +25,7 @@ pub(super) struct Log {
     /// How often the log broke off. A reader that joined in an earlier era joins anew.
     era: AtomicU64,
     /// Readers of everything: woken by every event.
-    everything: Mutex<Listeners>,
+    everything: Arc<Listeners>,
     state: Mutex<State>,
 }
 
@@ -44,7 +45,7 @@ impl Log {
         Self {
             tail: AtomicU64::new(0),
             era: AtomicU64::new(0),
-            everything: Mutex::default(),
+            everything: Arc::default(),
             state: Mutex::new(state),
         }
     }
@@ -54,7 +55,7 @@ impl Log {
     }
 
     /// The readers of everything.
-    pub(super) fn everything(&self) -> &Mutex<Listeners> {
+    pub(super) fn everything(&self) -> &Arc<Listeners> {
         &self.everything
     }
 
@@ -97,7 +98,7 @@ impl Log {
     ) -> bool {
         // Whoever joins does so under this lock.
         let mut state = self.lock();
-        if !lock(&self.everything).is_empty() || state.registry.has_listeners(audience) {
+        if !self.everything.is_empty() || state.registry.has_listeners(audience) {
             return false;
         }
         state.history.pass(id, now);
@@ -123,17 +124,17 @@ impl Log {
         trim(&mut state);
         drop(state);
         for channel in orphans {
-            channel.wake();
+            channel.listeners().wake();
         }
-        channel::wake(&self.everything);
+        self.everything.wake();
     }
 
     /// Wakes every reader.
     pub(super) fn wake(&self) {
         let channels = self.lock().registry.all();
         for channel in channels {
-            channel.wake();
+            channel.listeners().wake();
         }
-        channel::wake(&self.everything);
+        self.everything.wake();
     }
 }

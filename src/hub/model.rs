@@ -115,6 +115,7 @@ impl World {
             max_events: channel_capacity + rng.usize(0..100),
             max_bytes: 0,
             max_age: Duration::ZERO,
+            flush_window: Duration::ZERO,
             reads_back: false,
         };
         let mark = Mark::epoch(rng.u32(..));

@@ -22,8 +22,8 @@ pub(super) use self::returning::{Returning, Turn};
 
 use self::reading::Stretch;
 use super::Shared;
-use super::channel::Signal;
 use super::history::Located;
+use super::listeners::Signal;
 use super::reader::{Reader, Start};
 use crate::event::id::EventId;
 use crate::event::scope::Scope;

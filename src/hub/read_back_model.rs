@@ -108,6 +108,7 @@ impl World {
             max_events: rng.usize(40..80),
             max_bytes: 0,
             max_age: Duration::ZERO,
+            flush_window: Duration::ZERO,
             reads_back: true,
         };
         let (mut writer, hub) = hub(config.clone(), Numbering::Offsets, Metrics::new().unwrap());

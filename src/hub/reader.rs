@@ -4,9 +4,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::channel::{Cursor, Head, Signal};
+use super::channel::{Cursor, Head};
 use super::history::{Content, Place};
-use super::lock;
+use super::listeners::Signal;
 use super::log::{Log, State};
 use crate::event::id::{EventId, Position};
 use crate::event::scope::Scope;
@@ -108,7 +108,7 @@ impl Reader {
                 let at = At::Everything {
                     next,
                     told: if lost { end } else { next },
-                    listener: lock(log.everything()).add(signal),
+                    listener: log.everything().add(signal),
                 };
                 (at, lost)
             }
@@ -173,7 +173,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         match &self.at {
-            At::Everything { listener, .. } => lock(self.log.everything()).remove(*listener),
+            At::Everything { listener, .. } => self.log.everything().remove(*listener),
             At::Channels(cursors) => {
                 let mut state = self.log.lock();
                 for cursor in cursors {

@@ -27,14 +27,14 @@ impl Registry {
     pub(super) fn has_listeners(&self, audience: &Audience) -> bool {
         self.channels
             .get(audience)
-            .is_some_and(|channel| channel.has_listeners())
+            .is_some_and(|channel| !channel.listeners().is_empty())
     }
 
     /// How many listen to `audience`.
     pub(super) fn listeners(&self, audience: &Audience) -> usize {
         self.channels
             .get(audience)
-            .map_or(0, |channel| channel.listeners())
+            .map_or(0, |channel| channel.listeners().len())
     }
 
     /// Forgets `channel` if it holds no event and nobody listens. One that is forgotten already may have a successor.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::channel::{Cursor, Signal};
+use super::channel::Cursor;
 use super::history::{History, Located};
+use super::listeners::Signal;
 use super::read_back::{From, Returning, Turn};
 use super::reader::{Missed, Reader, Start};
 use super::{Backpressure, Numbering, Shared, lock};
@@ -133,7 +134,7 @@ const LATEST_CAPACITY: usize = 1024;
 impl Subscription {
     pub(super) fn new(shared: Arc<Shared>, scope: Scope, filter: Filter, resume: Resume) -> Self {
         let signal = Arc::new(Signal::default());
-        let listener = lock(&shared.waiting).add(&signal);
+        let listener = shared.waiting.add(&signal);
         Self {
             shared,
             signal,
@@ -365,7 +366,7 @@ impl Subscription {
 
     fn leave(&self) {
         if let Stage::Waiting { listener, .. } = self.stage {
-            lock(&self.shared.waiting).remove(listener);
+            self.shared.waiting.remove(listener);
         }
     }
 }

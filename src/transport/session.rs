@@ -385,6 +385,7 @@ mod tests {
             max_events: 10,
             max_bytes: 0,
             max_age: Duration::ZERO,
+            flush_window: Duration::ZERO,
             reads_back: false,
         };
         let metrics = Metrics::new().unwrap();

@@ -106,6 +106,11 @@ async fn an_event_posted_over_http_is_answered_when_the_broker_has_it_and_refuse
         .expect("an answer");
     assert_eq!(away.head.status, 503, "{}", away.body);
     assert!(away.head.header("Retry-After").is_some(), "{away:?}");
+    assert!(
+        away.body.contains("the broker does not have the event"),
+        "{}",
+        away.body
+    );
 
     proxy.restore();
     eventually("the broker can be had again", SOON, async || {

@@ -1,6 +1,7 @@
 //! `GET /events`, byte for byte: what a client is sent first, with which headers, and what an event looks like.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -229,4 +230,38 @@ async fn a_script_can_ask_for_heartbeats_that_it_sees_and_others_get_none() {
         );
         assert_eq!(other.until(b"\n\n").await, format!("id: {id}\n\n"));
     }
+}
+
+#[tokio::test]
+async fn events_that_come_within_the_flush_window_are_sent_when_it_ends_and_the_first_at_once() {
+    const WINDOW: Duration = Duration::from_secs(1);
+    let bridge = Bridge::dev()
+        .set("SSE_FLUSH_WINDOW_MS", WINDOW.as_millis())
+        // A heartbeat takes along what is there.
+        .set("SSE_HEARTBEAT_SECONDS", 30)
+        .start()
+        .await;
+    let mut producer = bridge.producer().await;
+    // A stream that is still awake takes along what has come since: then another audience, which has rested, is looked at.
+    for team in 0..100 {
+        let request = format!("GET /events?team_id={team} HTTP/1.0\r\n\r\n");
+        let (mut raw, _) = open_plain(&bridge, &request).await;
+        let topic = format!("team.{team}.a");
+        let began = Instant::now();
+        producer.publish(&event(&topic, 1)).await;
+        raw.until(b"data: 1\n\n").await;
+        let first = began.elapsed();
+        for number in 2..=4 {
+            producer.publish(&event(&topic, number)).await;
+        }
+        for number in 2..=4 {
+            let next = raw.until(b"\n\n").await;
+            assert!(next.ends_with(&format!("data: {number}\n\n")), "{next:?}");
+        }
+        if began.elapsed() >= WINDOW {
+            assert!(first < WINDOW, "the first waited too");
+            return;
+        }
+    }
+    panic!("they never wait");
 }

@@ -22,18 +22,20 @@ struct Point {
     value: usize,
     clients: usize,
     slow_percent: usize,
+    settings: Vec<(&'static str, String)>,
     audience: Audience,
     load: Load,
 }
 
 impl Point {
-    /// A team of so many, of whom none is slow.
+    /// A team of so many, of whom none is slow, and a bridge with its defaults.
     fn team(value: usize, clients: usize, per_second: usize) -> Self {
         let per_second = u32::try_from(per_second).expect("a rate");
         Self {
             value,
             clients,
             slow_percent: 0,
+            settings: Vec::new(),
             audience: Audience::team(),
             load: Load {
                 // Four seconds.
@@ -46,12 +48,18 @@ impl Point {
 }
 
 /// All that is varied.
-pub fn all() -> [Growth; 5] {
+pub fn all() -> [Growth; 7] {
     let clients = [100, 300, 1_000, 3_000, 10_000, 15_000, 18_000];
     let events = [10, 30, 100, 200, 300, 400];
     let bytes = [100, 200, 1_024, 4_096, 16_384, 65_536];
     let audiences = [1, 2, 5, 10, 20, 50];
     let slow = [0, 1, 2, 5, 10];
+    let windows = [0, 1, 2, 5, 10, 20, 50];
+    let window = |milliseconds: usize, point| Point {
+        value: milliseconds,
+        settings: vec![("SSE_FLUSH_WINDOW_MS", milliseconds.to_string())],
+        ..point
+    };
     [
         Growth {
             name: "growth-clients",
@@ -104,6 +112,20 @@ pub fn all() -> [Growth; 5] {
                 })
                 .into(),
         },
+        Growth {
+            name: "growth-window",
+            varied: "flush window in ms, 100 events/s to 1,000 clients",
+            points: windows
+                .map(|milliseconds| window(milliseconds, Point::team(0, 1_000, 100)))
+                .into(),
+        },
+        Growth {
+            name: "growth-window-fast",
+            varied: "flush window in ms, 1,000 events/s to 100 clients",
+            points: windows
+                .map(|milliseconds| window(milliseconds, Point::team(0, 100, 1_000)))
+                .into(),
+        },
     ]
 }
 
@@ -122,7 +144,7 @@ impl Growth {
         let mut lines = vec![head.map(str::to_owned)];
         let (mut cpu, mut p99) = (Vec::new(), Vec::new());
         for point in &self.points {
-            let server = Server::bridge(&point.audience).await;
+            let server = Server::bridge(&point.audience, &point.settings).await;
             let contestant = Contestant::new(server, point.clients, point.slow_percent).await;
             let mut contestant = contestant.expect("all are served");
             let warm_up = Load {

@@ -29,7 +29,7 @@ fn audience() -> Audience {
 }
 
 pub async fn memory() -> Vec<Row> {
-    let server = Server::bridge(&audience()).await;
+    let server = Server::bridge(&audience(), &[]).await;
     let (before, kernel_before) = (settled(&server).await, usage::kernel_bytes());
     let mut clients = LoadClient::start(Priority::Idle);
     clients.connect(connect_order(&server, CLIENTS, 0)).await;

@@ -49,10 +49,10 @@ pub const LARGE: Team = Team {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Bridge,
-    /// With `HTTP_TCP_NODELAY=false`: as nginx, which leaves Nagle's algorithm on for the streams of nchan.
+    /// With `SSE_FLUSH_WINDOW_MS=20`, which at 100 events a second is two at a time.
     BridgeGathering,
     Floor,
-    /// The same as `BridgeGathering`.
+    /// With Nagle's algorithm, which nginx leaves on for the streams of nchan.
     FloorGathering,
     /// With so many workers.
     Nchan(usize),
@@ -63,8 +63,15 @@ pub enum Who {
 impl Who {
     async fn start(self, team: &Team) -> Result<Contestant, String> {
         let server = match self {
-            Self::Bridge => Server::bridge(&Audience::team()).await,
-            Self::BridgeGathering => Server::bridge_gathering(&Audience::team()).await,
+            Self::Bridge => Server::bridge(&Audience::team(), &[]).await,
+            Self::BridgeGathering => {
+                let gathering = ("SSE_FLUSH_WINDOW_MS", "20".to_owned());
+                let server = Server::bridge(&Audience::team(), &[gathering]).await;
+                Server {
+                    name: "sse-bridge, gathering for 20 ms".to_owned(),
+                    ..server
+                }
+            }
             Self::Floor => Server::floor(team.clients, false),
             Self::FloorGathering => Server::floor(team.clients, true),
             Self::Nchan(workers) => peers::nchan(workers).await,
@@ -188,10 +195,7 @@ pub async fn paced() -> Vec<Row> {
     vec![
         cpu_against_floor(&PACED, &found),
         cpu_against_nchan(Who::Bridge, "CPU per delivery"),
-        cpu_against_nchan(
-            Who::BridgeGathering,
-            "the same, HTTP_TCP_NODELAY=false as nchan's",
-        ),
+        cpu_against_nchan(Who::BridgeGathering, "the same, SSE_FLUSH_WINDOW_MS=20"),
         floor,
     ]
 }

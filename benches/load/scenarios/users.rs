@@ -17,7 +17,7 @@ pub async fn users() -> Vec<Row> {
     };
     let mut contestants = Vec::new();
     for clients in [MANY, FEW] {
-        let server = Server::bridge(&Audience::users(clients)).await;
+        let server = Server::bridge(&Audience::users(clients), &[]).await;
         contestants.push(
             Contestant::new(server, clients, 0)
                 .await

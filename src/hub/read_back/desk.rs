@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::event::id::{EventId, Mark};
     use crate::event::scope::Scope;
-    use crate::hub::channel::Signal;
+    use crate::hub::listeners::Signal;
     use crate::hub::read_back::{From, queue};
     use crate::hub::{Backpressure, HubConfig, Numbering, hub};
     use crate::metrics::Metrics;
@@ -208,6 +208,7 @@ mod tests {
             max_events: 10,
             max_bytes: 0,
             max_age: Duration::ZERO,
+            flush_window: Duration::ZERO,
             reads_back: true,
         };
         let (mut writer, hub) = hub(config, Numbering::Offsets, Metrics::new().unwrap());

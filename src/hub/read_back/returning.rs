@@ -10,7 +10,7 @@ use crate::event::filter::Filter;
 use crate::event::id::EventId;
 use crate::event::scope::Scope;
 use crate::frame::Frame;
-use crate::hub::channel::Signal;
+use crate::hub::listeners::Signal;
 use crate::hub::reader::{Missed, Reader, Start};
 use crate::hub::subscription::{Gap, GapReason, Update};
 use crate::hub::{Shared, lock};
