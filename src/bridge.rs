@@ -43,6 +43,9 @@ pub struct Rules {
 
 impl Rules {
     fn judge(&self, message: &Message) -> Result<Address, Poison> {
+        if let Some(fault) = &message.fault {
+            return Err(fault.clone());
+        }
         self.payload.check(&message.body)?;
         self.address.address(message)
     }

@@ -50,6 +50,7 @@ pub const DEAD_LETTER_REASONS: &[&str] = &[
     "unaddressed",
     "bad_address",
     "too_large",
+    "bad_headers",
     "not_utf8",
     "not_json",
     "not_object",

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Backoff, FaultLog};
-use super::message::{OFFSET, Origin};
+use super::message::{self, Origin};
 use super::publisher::{self, Publisher};
 use super::{BrokerConfig, Error};
 use crate::event::Poison;
@@ -21,6 +21,9 @@ use crate::metrics::Metrics;
 /// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame
 /// that AMQP allows has 8,192 bytes.
 const TRIMMED: usize = 6 * 1024;
+
+/// The header that says how many of the original ones a dead letter lacks.
+const LEFT_OUT: &str = "x-bridge-headers-left-out";
 
 /// What became of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +112,7 @@ impl DeadLetters {
 
     /// Returns when the broker has confirmed the dead letter, however long that takes, or when the permit says that it
     /// is not ours to write. Dropped before, nobody knows whether the broker has it.
-    pub(super) async fn send(
-        self,
-        origin: Origin,
-        mut poison: Poison,
-        mut permit: Permit,
-    ) -> Outcome {
-        if let Some(what) = origin.mended {
-            poison.detail = format!(
-                "{what} is not UTF-8; each illegal byte is replaced by the control character SUB here"
-            );
-        }
+    pub(super) async fn send(self, origin: Origin, poison: Poison, mut permit: Permit) -> Outcome {
         let mut properties = self.properties(&origin, &poison);
         let mut backoff = Backoff::default();
         loop {
@@ -192,7 +185,7 @@ impl DeadLetters {
         let original = &origin.properties;
         let mut headers = FieldTable::default();
         for (name, value) in original.headers().iter().flatten() {
-            if name.as_str() != OFFSET {
+            if !message::is_added(name.as_str()) {
                 headers.insert(name.clone(), value.clone());
             }
         }
@@ -212,6 +205,12 @@ impl DeadLetters {
         }
         if let Some(expiration) = original.expiration() {
             tell("x-bridge-expiration", expiration.as_str());
+        }
+        if origin.headers_left_out > 0 {
+            headers.insert(
+                LEFT_OUT.into(),
+                AMQPValue::LongUInt(origin.headers_left_out),
+            );
         }
         type With = fn(BasicProperties, ShortString) -> BasicProperties;
         let texts: [(&Option<ShortString>, With); 8] = [
@@ -256,7 +255,10 @@ fn trim(properties: &mut BasicProperties) {
     entries.sort_by_key(|(name, value)| (!ours(name), publisher::value_size(value)));
     let mut kept = FieldTable::default();
     let mut size = 0;
-    let mut left_out = 0_u32;
+    let mut left_out = match table.inner().get(LEFT_OUT) {
+        Some(AMQPValue::LongUInt(before)) => *before,
+        _ => 0,
+    };
     for (name, value) in entries {
         size += 1 + name.as_str().len() + publisher::value_size(value);
         if ours(name) || size <= TRIMMED {
@@ -265,10 +267,7 @@ fn trim(properties: &mut BasicProperties) {
             left_out += 1;
         }
     }
-    kept.insert(
-        "x-bridge-headers-left-out".into(),
-        AMQPValue::LongUInt(left_out),
-    );
+    kept.insert(LEFT_OUT.into(), AMQPValue::LongUInt(left_out));
     *properties = std::mem::take(properties).with_headers(kept);
 }
 
@@ -278,6 +277,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::amqp::message::OFFSET;
     use crate::event::Reason;
 
     fn letters() -> DeadLetters {
@@ -292,7 +292,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"body"),
             position: Some(Position::new(7)),
-            mended: None,
+            headers_left_out: 2,
         }
     }
 
@@ -388,7 +388,8 @@ mod tests {
         );
         assert_eq!(
             kept.inner().get("x-bridge-headers-left-out"),
-            Some(&AMQPValue::LongUInt(1))
+            Some(&AMQPValue::LongUInt(3)),
+            "two had been left out before"
         );
     }
 }

@@ -2,11 +2,13 @@
 //! a header's name...) is an error to its parser, and ends the whole link, again and again, at the same message.
 //!
 //! AMQP wants UTF-8 there (0-9-1 §4.2.5.3), but RabbitMQ carries any bytes. Here those that are illegal become
-//! [`SUBSTITUTE`], so that no length changes; the message is then dead-lettered for what it is (see
-//! [`message`](super::message)). Bodies pass untouched.
+//! [`SUBSTITUTE`], so that no length changes. Headers that would harm whoever reads them are left out, and a header of our
+//! own stands for them ([`Harm`]). The message is then dead-lettered for what it is (see [`message`](super::message)).
+//! Bodies pass untouched.
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -31,6 +33,9 @@ const CHUNK: usize = 32 * 1024;
 const HEAD: usize = 7;
 /// The largest frame of properties that is kept to be looked at: what RabbitMQ sends at most unless it is told otherwise.
 const LARGEST: usize = 128 * 1024;
+/// How deep tables and arrays may be in one another. `lapin` has a stack frame or more for each, and the process ends where
+/// its stack does.
+pub(super) const DEPTH: u8 = 32;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 /// The class and method of `basic.deliver`, and the class of a content header.
@@ -225,12 +230,31 @@ impl Frames {
         if rest.len() <= size {
             return false;
         }
-        if let Some(payload) = rest.get_mut(..size) {
-            // None where it is malformed otherwise, which is not for us to tell.
-            let _mended: Option<()> = mend(kind, payload);
-        }
-        self.ready += length;
+        let shorter = match rest.get_mut(..size) {
+            Some(payload) if kind == METHOD => {
+                // None where it is malformed, which is not for us to tell; below as well.
+                let _mended: Option<()> = mend_method(payload);
+                None
+            }
+            Some(payload) => mend_header(payload),
+            None => None,
+        };
+        self.ready += match shorter {
+            Some(payload) => self.replace(length, &payload),
+            None => length,
+        };
         true
+    }
+
+    /// Puts a frame with this payload in the place of the one that waits, which is so long. How long it is.
+    fn replace(&mut self, length: usize, payload: &[u8]) -> usize {
+        let begin = self.ready + HEAD;
+        let end = self.ready + length - 1;
+        let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let payload = payload.iter().copied();
+        self.bytes.splice(begin..end, payload);
+        self.bytes.splice(begin - 4..begin, size.to_be_bytes());
+        HEAD + size as usize + 1
     }
 
     /// Gives out what is ready, as far as there is room.
@@ -259,21 +283,59 @@ impl Frames {
     }
 }
 
-/// Mends the short strings of a delivery or of its properties. None where the payload ends too early.
-fn mend(kind: u8, payload: &mut [u8]) -> Option<()> {
-    let mut rest = Rest(payload);
-    if kind == METHOD {
-        if rest.take(4)? != DELIVER {
-            return Some(());
+/// What harm a message's headers would do. Those that would do it are left out; in their place stands one that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harm {
+    /// They nest deeper than [`DEPTH`].
+    Depth,
+}
+
+impl Harm {
+    const ALL: [Self; 1] = [Self::Depth];
+
+    /// The name of the header that says so; its value says how many were left out. No producer has a use for such a
+    /// name, and one that sends it is taken at its word.
+    const fn header(self) -> &'static str {
+        match self {
+            Self::Depth => "\u{1a}depth",
         }
-        rest.mend_short()?; // consumer tag
-        rest.take(8 + 1)?; // delivery tag, redelivered
-        rest.mend_short()?; // exchange
-        rest.mend_short()?; // routing key
+    }
+
+    /// Adds the header that says so.
+    fn write(self, left_out: u32, headers: &mut Vec<u8>) -> Option<()> {
+        let name = self.header();
+        headers.push(u8::try_from(name.len()).ok()?);
+        headers.extend_from_slice(name.as_bytes());
+        headers.push(b'i');
+        headers.extend_from_slice(&left_out.to_be_bytes());
+        Some(())
+    }
+
+    /// What the header of this name says.
+    pub(super) fn said_by(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|harm| harm.header() == name)
+    }
+}
+
+/// Mends the short strings of a delivery. None where the payload ends too early.
+fn mend_method(payload: &mut [u8]) -> Option<()> {
+    let mut rest = Rest(payload);
+    if rest.take(4)? != DELIVER {
         return Some(());
     }
+    rest.mend_short()?; // consumer tag
+    rest.take(8 + 1)?; // delivery tag, redelivered
+    rest.mend_short()?; // exchange
+    rest.mend_short()?; // routing key
+    Some(())
+}
+
+/// Mends the short strings of a message's properties. Another payload, where this one would do harm.
+fn mend_header(payload: &mut [u8]) -> Option<Vec<u8>> {
+    let all = payload.len();
+    let mut rest = Rest(payload);
     if rest.take(2)? != BASIC {
-        return Some(());
+        return None;
     }
     rest.take(2 + 8)?; // weight, size of the body
     let flags = rest.number(2)?;
@@ -294,17 +356,68 @@ fn mend(kind: u8, payload: &mut [u8]) -> Option<()> {
         Property::Short,    // app id
         Property::Short,    // cluster id
     ];
+    let mut headers = None;
     for (index, property) in properties.into_iter().enumerate() {
         if flags & (1 << (15 - index)) == 0 {
             continue;
         }
         match property {
             Property::Short => rest.mend_short()?,
-            Property::Headers => rest.mend_table()?,
+            Property::Headers => {
+                let size = rest.number(4)?;
+                let begin = all - rest.0.len();
+                headers = mend_headers(rest.take(size)?)?.map(|other| (begin..begin + size, other));
+            }
             Property::Bytes(count) => drop(rest.take(count)?),
         }
     }
-    Some(())
+    let (place, other) = headers?;
+    let size = u32::try_from(other.len()).ok()?.to_be_bytes();
+    let before = payload.get(..place.start.checked_sub(size.len())?)?;
+    Some([before, &size, &other, payload.get(place.end..)?].concat())
+}
+
+/// Mends the names in a message's headers. Other headers, where these would do harm.
+fn mend_headers(table: &mut [u8]) -> Option<Option<Vec<u8>>> {
+    let all = table.len();
+    // Seldom any, and then often one after the other.
+    let mut left_out: Vec<Range<usize>> = Vec::new();
+    let (mut count, mut harm) = (0, None);
+    let mut rest = Rest(table);
+    let mut begin = 0;
+    while !rest.0.is_empty() {
+        rest.mend_short()?;
+        let nesting = rest.mend_value(DEPTH)?;
+        let end = all - rest.0.len();
+        let stays = match nesting {
+            Nesting::Shallow => true,
+            Nesting::Deep => {
+                (count, harm) = (count + 1, Some(Harm::Depth));
+                false
+            }
+        };
+        if !stays {
+            match left_out.last_mut().filter(|before| before.end == begin) {
+                Some(before) => before.end = end,
+                None => left_out.push(begin..end),
+            }
+        }
+        begin = end;
+    }
+    if left_out.is_empty() {
+        return Some(None);
+    }
+    let mut other = Vec::new();
+    let mut begin = 0;
+    for Range { start, end } in left_out {
+        other.extend_from_slice(table.get(begin..start)?);
+        begin = end;
+    }
+    other.extend_from_slice(table.get(begin..)?);
+    if let Some(harm) = harm {
+        harm.write(count, &mut other)?;
+    }
+    Some(Some(other))
 }
 
 #[derive(Clone, Copy)]
@@ -340,28 +453,26 @@ impl<'a> Rest<'a> {
         Some(())
     }
 
-    /// A table: its size, then names and values.
-    fn mend_table(&mut self) -> Option<()> {
-        let size = self.number(4)?;
-        let mut table = Rest(self.take(size)?);
-        while !table.0.is_empty() {
-            table.mend_short()?;
-            table.mend_value()?;
-        }
-        Some(())
-    }
-
-    /// A value. Only tables within have short strings; text is long, and may be any bytes.
-    fn mend_value(&mut self) -> Option<()> {
-        let count = match self.number(1).and_then(|kind| u8::try_from(kind).ok())? {
-            b'F' => return self.mend_table(),
-            b'A' => {
+    /// A value. Only tables within have short strings; text is long, and may be any bytes. What is deeper than so many
+    /// tables and arrays is not looked at.
+    fn mend_value(&mut self, levels: u8) -> Option<Nesting> {
+        let kind = u8::try_from(self.number(1)?).ok()?;
+        let count = match kind {
+            b'F' | b'A' => {
                 let size = self.number(4)?;
-                let mut array = Rest(self.take(size)?);
-                while !array.0.is_empty() {
-                    array.mend_value()?;
+                let mut within = Rest(self.take(size)?);
+                let Some(levels) = levels.checked_sub(1) else {
+                    return Some(Nesting::Deep);
+                };
+                while !within.0.is_empty() {
+                    if kind == b'F' {
+                        within.mend_short()?;
+                    }
+                    if within.mend_value(levels)? == Nesting::Deep {
+                        return Some(Nesting::Deep);
+                    }
                 }
-                return Some(());
+                return Some(Nesting::Shallow);
             }
             b'S' | b'x' => self.number(4)?,
             b't' | b'b' | b'B' => 1,
@@ -372,8 +483,15 @@ impl<'a> Rest<'a> {
             b'V' => 0,
             _ => return None,
         };
-        self.take(count).map(drop)
+        self.take(count)?;
+        Some(Nesting::Shallow)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nesting {
+    Shallow,
+    Deep,
 }
 
 /// Puts the substitute for every byte that is not part of UTF-8.
@@ -458,6 +576,29 @@ mod tests {
         frame(3, content)
     }
 
+    /// A frame with these headers, and a priority after them.
+    fn headers(headers: &[&[u8]]) -> Vec<u8> {
+        let flags = 0b0010_1000_0000_0000_u16.to_be_bytes();
+        let payload = [&BASIC[..], &[0; 10], &flags, &long(&headers.concat()), &[9]];
+        frame(HEADER, &payload.concat())
+    }
+
+    /// A header that is so many arrays or tables in one another.
+    fn nested(name: &[u8], kind: u8, levels: usize) -> Vec<u8> {
+        let mut value = Vec::new();
+        for level in 0..levels {
+            value = [&[kind][..], &long(&value)].concat();
+            if kind == b'F' && level + 1 < levels {
+                value = [&short(b"in")[..], &value].concat();
+            }
+        }
+        [short(name), value].concat()
+    }
+
+    fn says(name: &str, left_out: u32) -> Vec<u8> {
+        [&short(name.as_bytes())[..], b"i", &left_out.to_be_bytes()].concat()
+    }
+
     fn mended(bytes: &[u8], slice: usize) -> Vec<u8> {
         let mut frames = Frames::default();
         let mut out = Vec::new();
@@ -498,6 +639,35 @@ mod tests {
         for slice in [1, 2, 7, 8, 64, usize::MAX] {
             assert_eq!(mended(&sent, slice), expected, "{slice}");
         }
+    }
+
+    #[test]
+    fn a_header_that_nests_too_deep_is_left_out_and_another_says_so() {
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        let (deepest, levels) = (usize::from(DEPTH), 5_000);
+        for kind in [b'A', b'F'] {
+            let fits = headers(&[&nested(b"fits", kind, deepest), &small]);
+            assert_eq!(mended(&fits, 100), fits);
+            let sent = [
+                headers(&[
+                    &nested(b"a", kind, deepest + 1),
+                    &small,
+                    &nested(b"", kind, 99),
+                ]),
+                body(b"between"),
+                headers(&[
+                    &small,
+                    &nested(b"a", kind, if kind == b'A' { levels } else { 300 }),
+                ]),
+            ];
+            let expected = [
+                headers(&[&small, &says("\u{1a}depth", 2)]),
+                body(b"between"),
+                headers(&[&small, &says("\u{1a}depth", 1)]),
+            ];
+            assert_eq!(mended(&sent.concat(), 1000), expected.concat());
+        }
+        assert_eq!(Harm::said_by("\u{1a}depth"), Some(Harm::Depth));
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Fingerprint {
         let Message {
             position: _,
             redelivered: _,
+            fault: _,
             routing_key,
             headers,
             kind,
@@ -354,6 +355,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::from_static(b"1"),
         }
     }

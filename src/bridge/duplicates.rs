@@ -139,6 +139,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: bytes::Bytes::new(),
         }
     }

@@ -31,7 +31,7 @@ pub use producer::{Message, Persistent, Producer};
 pub use proxy::{Direction, Proxy};
 #[allow(unused_imports, reason = "the benchmarks log in with it")]
 pub use rabbitmq::USER;
-pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
+pub use rabbitmq::{PASSWORD, RabbitMq, Taken, Vhost};
 pub use run::{command, free_port, new_folder};
 pub use swarm::Swarm;
 

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Vhost, eventually};
+use crate::harness::{
+    Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Taken, Vhost, eventually,
+};
 
 const DEAD_LETTERS: &str = "events.sse.dlq";
 
@@ -267,6 +269,72 @@ async fn a_stream_made_anew_while_no_bridge_ran_has_its_own_poison_dead_lettered
     let mut clients = [Client::connect(&bridge, "").await];
     settle_all(&vhost, &[&bridge], &mut clients).await;
     assert_eq!(letters_now(&vhost).await, 0);
+}
+
+/// One header in the bytes that AMQP has for it: its name, the letter of its type, and its value.
+fn header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("a short name");
+    [&[length], name.as_bytes(), &[kind], value].concat()
+}
+
+/// The same, with a value that says how long it is.
+fn long_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("a short value");
+    header(name, kind, &[&length.to_be_bytes(), value].concat())
+}
+
+/// Arrays in arrays, so many.
+fn nested(levels: u32) -> Vec<u8> {
+    let arrays = (0..levels).rev();
+    arrays
+        .flat_map(|within| [&b"A"[..], &(5 * within).to_be_bytes()].concat())
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn headers_that_would_harm_whoever_reads_them_are_dead_lettered_and_stop_nothing() {
+    let shared = RabbitMq::shared().await;
+    // A stream of RabbitMQ 3.10 keeps no arrays and tables.
+    for kind in ["quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let message = |body: &str, headers: &[Vec<u8>]| {
+            let kept = long_header("kept", b'S', b"here");
+            let headers = [&kept[..], &headers.concat()].concat();
+            json!({"topic": "team.7.x", "body": body, "headers": hex(&headers)})
+        };
+        let messages = [
+            message("1", &[long_header("shallow", b'A', &nested(31))]),
+            message("\"deep\"", &[long_header("deep", b'A', &nested(26_000))]),
+            message("2", &[]),
+        ];
+        Foreign::Raw.publish(&vhost, &messages).await;
+        assert_eq!(client.data(2).await, ["1", "2"], "{kind}");
+        let letters = vhost.take(DEAD_LETTERS, 1).await;
+        let said: Vec<_> = letters.iter().map(what_it_says).collect();
+        let deep = "a header nests more than 32 tables and arrays; it is left out here";
+        assert_eq!(said, [("\"deep\"".to_owned(), deep.to_owned())], "{kind}");
+        settle_all(&vhost, &[&bridge], &mut [client]).await;
+        assert_eq!(
+            bridge.metric("sse_bridge_broker_reconnects_total").await,
+            0.0,
+            "{kind}"
+        );
+    }
+}
+
+/// The body of a letter about bad headers, and its detail.
+fn what_it_says(letter: &Taken) -> (String, String) {
+    let header = |name| letter.header(name).unwrap_or_default();
+    assert_eq!(header("x-bridge-reason"), "bad_headers");
+    assert_eq!(header("kept"), "here");
+    (letter.body.clone(), header("x-bridge-detail"))
 }
 
 #[tokio::test]

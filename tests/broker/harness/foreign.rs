@@ -15,6 +15,8 @@ pub enum Foreign {
     AioPika,
     /// Pika in a program whose texts are in Latin-1: what is not ASCII goes out as bytes that are not UTF-8.
     Latin1,
+    /// Pika in a program that makes its headers itself, byte by byte: they are given in hexadecimal.
+    Raw,
 }
 
 impl Foreign {
@@ -27,6 +29,7 @@ impl Foreign {
             Self::Pika => "pika_publish.py",
             Self::AioPika => "aio_pika_publish.py",
             Self::Latin1 => "latin1_publish.py",
+            Self::Raw => "raw_publish.py",
         };
         let mut process = python(script)
             .arg(vhost.url())
