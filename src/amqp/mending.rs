@@ -22,6 +22,7 @@ use futures_util::future::{self, Either};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::connection::LOGIN;
+use super::message::OFFSET;
 use super::trust::{Passage, Spoken};
 
 /// What stands where an illegal byte stood: the control character that Unicode keeps for this, SUB.
@@ -362,7 +363,7 @@ fn mend_header(payload: &mut [u8]) -> Option<Vec<u8>> {
             continue;
         }
         match property {
-            Property::Short => rest.mend_short()?,
+            Property::Short => drop(rest.mend_short()?),
             Property::Headers => {
                 let size = rest.number(4)?;
                 let begin = all - rest.0.len();
@@ -384,13 +385,15 @@ fn mend_headers(table: &mut [u8]) -> Option<Option<Vec<u8>>> {
     let mut left_out: Vec<Range<usize>> = Vec::new();
     let (mut count, mut harm) = (0, None);
     let mut rest = Rest(table);
-    let mut begin = 0;
+    let (mut begin, mut has_position) = (0, false);
     while !rest.0.is_empty() {
-        rest.mend_short()?;
+        let is_position = rest.mend_short()? == OFFSET.as_bytes();
         let nesting = rest.mend_value(DEPTH)?;
         let end = all - rest.0.len();
         let stays = match nesting {
-            Nesting::Shallow => true,
+            // A stream puts its own first, and `lapin` believes the last: a producer's would say that the record stands
+            // elsewhere. It is no loss to anybody.
+            Nesting::Shallow => !is_position || !std::mem::replace(&mut has_position, true),
             Nesting::Deep => {
                 (count, harm) = (count + 1, Some(Harm::Depth));
                 false
@@ -447,10 +450,11 @@ impl<'a> Rest<'a> {
         )
     }
 
-    fn mend_short(&mut self) -> Option<()> {
+    fn mend_short(&mut self) -> Option<&'a [u8]> {
         let length = self.number(1)?;
-        mend_text(self.take(length)?);
-        Some(())
+        let text = self.take(length)?;
+        mend_text(text);
+        Some(text)
     }
 
     /// A value. Only tables within have short strings; text is long, and may be any bytes. What is deeper than so many
@@ -668,6 +672,17 @@ mod tests {
             assert_eq!(mended(&sent.concat(), 1000), expected.concat());
         }
         assert_eq!(Harm::said_by("\u{1a}depth"), Some(Harm::Depth));
+    }
+
+    #[test]
+    fn of_two_headers_that_say_where_a_record_stands_the_first_is_believed() {
+        let stands = |offset: u8| [&short(b"x-stream-offset")[..], b"B", &[offset]].concat();
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        let sent = headers(&[&stands(1), &small, &stands(2), &stands(3)]);
+        assert_eq!(mended(&sent, 100), headers(&[&stands(1), &small]));
+        let nested = [&short(b"in")[..], b"F", &long(&stands(2))].concat();
+        let sent = headers(&[&nested, &stands(1)]);
+        assert_eq!(mended(&sent, 100), sent);
     }
 
     #[test]

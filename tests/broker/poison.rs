@@ -329,6 +329,20 @@ async fn headers_that_would_harm_whoever_reads_them_are_dead_lettered_and_stop_n
     }
 }
 
+#[tokio::test]
+async fn a_header_by_which_a_producer_says_where_its_record_stands_is_not_believed() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = Bridge::on(&vhost).start().await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let far = header("x-stream-offset", b'l', &(1_i64 << 61).to_be_bytes());
+    let messages = [("1", 2), ("2", 1), ("3", 0)].map(|(body, times)| {
+        json!({"topic": "team.7.x", "body": body, "headers": hex(&far.repeat(times))})
+    });
+    Foreign::Raw.publish(&vhost, &messages).await;
+    assert_eq!(client.data(3).await, ["1", "2", "3"]);
+    assert_eq!(letters_now(&vhost).await, 0);
+}
+
 /// The body of a letter about bad headers, and its detail.
 fn what_it_says(letter: &Taken) -> (String, String) {
     let header = |name| letter.header(name).unwrap_or_default();
