@@ -32,8 +32,13 @@ pub(super) const SUBSTITUTE: char = '\u{1a}';
 const CHUNK: usize = 32 * 1024;
 /// Type, channel and size of a frame (AMQP 0-9-1 §2.3.5).
 const HEAD: usize = 7;
-/// The largest frame of properties that is kept to be looked at: what RabbitMQ sends at most unless it is told otherwise.
-const LARGEST: usize = 128 * 1024;
+/// The largest frame of properties that is kept to be looked at: far more than what RabbitMQ takes unless it is told
+/// otherwise, which is 128 KiB.
+const LARGEST: usize = 16 * 1024 * 1024;
+/// The smallest frame that a peer may have for the largest (AMQP 0-9-1 §4.2.3).
+const SMALLEST: usize = 4096;
+/// What a header takes that stands for those that were left out, and more.
+const NOTE: usize = 64;
 /// How deep tables and arrays may be in one another. `lapin` has a stack frame or more for each, and the process ends where
 /// its stack does.
 pub(super) const DEPTH: u8 = 32;
@@ -42,16 +47,22 @@ const HEADER: u8 = 2;
 /// The class and method of `basic.deliver`, and the class of a content header.
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const BASIC: [u8; 2] = [0, 60];
+/// The class and method of `connection.tune`.
+const TUNE: [u8; 4] = [0, 10, 0, 30];
 
 /// The runtime that `lapin` is to connect to one node with: tokio's, but for what its sockets read, and for what is under
-/// them.
-pub(super) fn runtime(passage: Passage) -> Runtime<Mending> {
-    Runtime::new(Mending(Tokio::current(), passage))
+/// them. `frame_max` is what `lapin` asks for; none, or 0, is the broker's.
+pub(super) fn runtime(passage: Passage, frame_max: Option<u32>) -> Runtime<Mending> {
+    let largest = match frame_max {
+        None | Some(0) => usize::MAX,
+        Some(frame_max) => frame_max as usize,
+    };
+    Runtime::new(Mending(Tokio::current(), passage, largest))
 }
 
-/// Tokio, with sockets that mend, and the passage that each takes first.
+/// Tokio, with sockets that mend; the passage that each takes first, and the largest frame that it may give.
 #[derive(Clone, Debug)]
-pub(super) struct Mending(Tokio, Passage);
+pub(super) struct Mending(Tokio, Passage, usize);
 
 impl RuntimeKit for Mending {}
 
@@ -104,14 +115,14 @@ impl Reactor for Mending {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        let passage = self.1.clone();
+        let Self(_, passage, largest) = self.clone();
         // A node that never ends its handshake must not keep `lapin`'s thread for ever.
         let patience = self.0.sleep(LOGIN);
         async move {
             let socket = connecting.await?.into_inner();
             let shaking = std::pin::pin!(passage.over(socket));
             match future::select(shaking, std::pin::pin!(patience)).await {
-                Either::Left((spoken, _)) => Ok(Mended::new(spoken?.compat())),
+                Either::Left((spoken, _)) => Ok(Mended::new(spoken?.compat(), largest)),
                 Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         }
@@ -126,11 +137,11 @@ pub(super) struct Mended<S> {
 }
 
 impl<S> Mended<S> {
-    fn new(socket: S) -> Self {
+    fn new(socket: S, largest: usize) -> Self {
         Self {
             socket,
             chunk: vec![0; CHUNK].into_boxed_slice(),
-            frames: Frames::default(),
+            frames: Frames::new(largest),
         }
     }
 }
@@ -188,7 +199,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
 }
 
 /// Bytes that were read, in which whole frames of methods and properties are mended before they are given out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Frames {
     bytes: Vec<u8>,
     /// Up to here they were given out.
@@ -197,9 +208,22 @@ struct Frames {
     ready: usize,
     /// How much of the frame that is passing was not read yet.
     passing: usize,
+    /// How large a frame may be, all of it. The broker minds that too, but not where it adds a header of its own; nor does
+    /// it mind that our frames are smaller than the producer's.
+    largest: usize,
 }
 
 impl Frames {
+    fn new(largest: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            given: 0,
+            ready: 0,
+            passing: 0,
+            largest,
+        }
+    }
+
     fn add(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         while self.release() {}
@@ -235,9 +259,12 @@ impl Frames {
             Some(payload) if kind == METHOD => {
                 // None where it is malformed, which is not for us to tell; below as well.
                 let _mended: Option<()> = mend_method(payload);
+                if let Some(tuned) = tuned(payload) {
+                    self.largest = self.largest.min(tuned).max(SMALLEST);
+                }
                 None
             }
-            Some(payload) => mend_header(payload),
+            Some(payload) => mend_header(payload, self.largest.saturating_sub(HEAD + 1)),
             None => None,
         };
         self.ready += match shorter {
@@ -289,16 +316,19 @@ impl Frames {
 pub(super) enum Harm {
     /// They nest deeper than [`DEPTH`].
     Depth,
+    /// They do not fit into a frame.
+    Size,
 }
 
 impl Harm {
-    const ALL: [Self; 1] = [Self::Depth];
+    const ALL: [Self; 2] = [Self::Depth, Self::Size];
 
     /// The name of the header that says so; its value says how many were left out. No producer has a use for such a
     /// name, and one that sends it is taken at its word.
     const fn header(self) -> &'static str {
         match self {
             Self::Depth => "\u{1a}depth",
+            Self::Size => "\u{1a}size",
         }
     }
 
@@ -331,8 +361,18 @@ fn mend_method(payload: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Mends the short strings of a message's properties. Another payload, where this one would do harm.
-fn mend_header(payload: &mut [u8]) -> Option<Vec<u8>> {
+/// The largest frame that the broker says it will send (AMQP 0-9-1 §1.4.2.5); without a limit, any.
+fn tuned(payload: &[u8]) -> Option<usize> {
+    let (_channel_max, rest) = payload.strip_prefix(&TUNE)?.split_first_chunk::<2>()?;
+    match u32::from_be_bytes(*rest.first_chunk()?) {
+        0 => None,
+        frame_max => Some(frame_max as usize),
+    }
+}
+
+/// Mends the short strings of a message's properties. Another payload, where this one would do harm, or has more bytes than
+/// `most`.
+fn mend_header(payload: &mut [u8], most: usize) -> Option<Vec<u8>> {
     let all = payload.len();
     let mut rest = Rest(payload);
     if rest.take(2)? != BASIC {
@@ -367,7 +407,8 @@ fn mend_header(payload: &mut [u8]) -> Option<Vec<u8>> {
             Property::Headers => {
                 let size = rest.number(4)?;
                 let begin = all - rest.0.len();
-                headers = mend_headers(rest.take(size)?)?.map(|other| (begin..begin + size, other));
+                headers = mend_headers(rest.take(size)?, most.saturating_sub(all - size))?
+                    .map(|other| (begin..begin + size, other));
             }
             Property::Bytes(count) => drop(rest.take(count)?),
         }
@@ -378,9 +419,13 @@ fn mend_header(payload: &mut [u8]) -> Option<Vec<u8>> {
     Some([before, &size, &other, payload.get(place.end..)?].concat())
 }
 
-/// Mends the names in a message's headers. Other headers, where these would do harm.
-fn mend_headers(table: &mut [u8]) -> Option<Option<Vec<u8>>> {
+/// Mends the names in a message's headers. Other headers, where these would do harm, or have more bytes than `most`.
+fn mend_headers(table: &mut [u8], most: usize) -> Option<Option<Vec<u8>>> {
     let all = table.len();
+    let mut room = match all <= most {
+        true => most,
+        false => most.saturating_sub(NOTE),
+    };
     // Seldom any, and then often one after the other.
     let mut left_out: Vec<Range<usize>> = Vec::new();
     let (mut count, mut harm) = (0, None);
@@ -393,7 +438,15 @@ fn mend_headers(table: &mut [u8]) -> Option<Option<Vec<u8>>> {
         let stays = match nesting {
             // A stream puts its own first, and `lapin` believes the last: a producer's would say that the record stands
             // elsewhere. It is no loss to anybody.
-            Nesting::Shallow => !is_position || !std::mem::replace(&mut has_position, true),
+            Nesting::Shallow if is_position => !std::mem::replace(&mut has_position, true),
+            Nesting::Shallow if end - begin <= room => {
+                room -= end - begin;
+                true
+            }
+            Nesting::Shallow => {
+                (count, harm) = (count + 1, harm.or(Some(Harm::Size)));
+                false
+            }
             Nesting::Deep => {
                 (count, harm) = (count + 1, Some(Harm::Depth));
                 false
@@ -604,7 +657,11 @@ mod tests {
     }
 
     fn mended(bytes: &[u8], slice: usize) -> Vec<u8> {
-        let mut frames = Frames::default();
+        mended_for(usize::MAX, bytes, slice)
+    }
+
+    fn mended_for(largest: usize, bytes: &[u8], slice: usize) -> Vec<u8> {
+        let mut frames = Frames::new(largest);
         let mut out = Vec::new();
         let mut buffer = [0; 13];
         for piece in bytes.chunks(slice.max(1)) {
@@ -672,6 +729,50 @@ mod tests {
             assert_eq!(mended(&sent.concat(), 1000), expected.concat());
         }
         assert_eq!(Harm::said_by("\u{1a}depth"), Some(Harm::Depth));
+    }
+
+    fn tune(frame_max: u32) -> Vec<u8> {
+        let payload = [&TUNE[..], &[0, 0], &frame_max.to_be_bytes(), &[0, 60]];
+        frame(METHOD, &payload.concat())
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_into_a_frame_are_left_out_but_for_where_the_record_stands() {
+        let text = |name: &[u8], bytes: usize| {
+            [&short(name)[..], b"S", &long(&vec![b'x'; bytes])].concat()
+        };
+        let position = [&short(b"x-stream-offset")[..], b"l", &[7; 8]].concat();
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        // A frame of 8,192 bytes to the last of them, with 8 around it, 14 and 4 before the headers and 1 after them.
+        let full = text(b"full", 8192 - 8 - 14 - 4 - 1 - 10);
+        let fits = headers(&[&full]);
+        assert_eq!(fits.len(), 8192);
+        let too_many: Vec<Vec<u8>> = (0..1000).map(|_| text(b"one", 7)).collect();
+        let too_many: Vec<&[u8]> = too_many.iter().map(Vec::as_slice).collect();
+        for (largest, tuned) in [(8192, 0), (8192, 131_072), (usize::MAX, 8192)] {
+            let mended = |frame: &[u8]| {
+                let out = mended_for(largest, &[&tune(tuned), frame].concat(), 1000);
+                out[tune(tuned).len()..].to_vec()
+            };
+            assert_eq!(mended(&fits), fits, "{largest} {tuned}");
+            assert_eq!(
+                mended(&headers(&[&full, &small, &position])),
+                headers(&[&small, &position, &says("\u{1a}size", 1)]),
+                "{largest} {tuned}"
+            );
+            let cut = mended(&headers(&too_many));
+            assert!((8000..=8192).contains(&cut.len()), "{}", cut.len());
+            let deep = nested(b"deep", b'A', 99);
+            assert_eq!(
+                mended(&headers(&[&full, &deep, &small])),
+                headers(&[&small, &says("\u{1a}depth", 2)]),
+                "{largest} {tuned}"
+            );
+        }
+        let huge = headers(&[&text(b"huge", 200_000), &position]);
+        let expected = headers(&[&position, &says("\u{1a}size", 1)]);
+        assert_eq!(mended_for(16_384, &huge, 1000), expected);
+        assert_eq!(mended(&huge, 1000), huge);
     }
 
     #[test]

@@ -84,10 +84,15 @@ fn harm(properties: &BasicProperties) -> Option<(Harm, u32)> {
 }
 
 fn bad_headers(harm: Harm) -> Poison {
-    let what = match harm {
-        Harm::Depth => format!("a header nests more than {DEPTH} tables and arrays"),
+    let detail = match harm {
+        Harm::Depth => {
+            format!("a header nests more than {DEPTH} tables and arrays; it is left out here")
+        }
+        Harm::Size => {
+            "headers and properties do not fit into a frame; headers that do not are left out here"
+                .to_owned()
+        }
     };
-    let detail = format_args!("{what}; it is left out here");
     Poison::new(Reason::BadHeaders, &detail)
 }
 

@@ -24,7 +24,7 @@ pub use client::{Client, Silence};
 pub use collector::Collector;
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
-pub use foreign::{Foreign, Issuer};
+pub use foreign::{Foreign, Issuer, hex, raw_header, raw_long_header};
 pub use http::{BodyDecoder, encode_head, read_head, request};
 pub use key_server::{KeyServer, jwks};
 pub use producer::{Message, Persistent, Producer};

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Taken, Vhost, eventually,
+    Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Taken, Vhost, eventually, hex,
+    raw_header, raw_long_header,
 };
 
 const DEAD_LETTERS: &str = "events.sse.dlq";
@@ -271,28 +272,12 @@ async fn a_stream_made_anew_while_no_bridge_ran_has_its_own_poison_dead_lettered
     assert_eq!(letters_now(&vhost).await, 0);
 }
 
-/// One header in the bytes that AMQP has for it: its name, the letter of its type, and its value.
-fn header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(name.len()).expect("a short name");
-    [&[length], name.as_bytes(), &[kind], value].concat()
-}
-
-/// The same, with a value that says how long it is.
-fn long_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(value.len()).expect("a short value");
-    header(name, kind, &[&length.to_be_bytes(), value].concat())
-}
-
 /// Arrays in arrays, so many.
 fn nested(levels: u32) -> Vec<u8> {
     let arrays = (0..levels).rev();
     arrays
         .flat_map(|within| [&b"A"[..], &(5 * within).to_be_bytes()].concat())
         .collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
@@ -304,14 +289,12 @@ async fn headers_that_would_harm_whoever_reads_them_are_dead_lettered_and_stop_n
         let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
         let bridge = setup.start().await;
         let mut client = Client::connect(&bridge, "team_id=7").await;
-        let message = |body: &str, headers: &[Vec<u8>]| {
-            let kept = long_header("kept", b'S', b"here");
-            let headers = [&kept[..], &headers.concat()].concat();
-            json!({"topic": "team.7.x", "body": body, "headers": hex(&headers)})
-        };
         let messages = [
-            message("1", &[long_header("shallow", b'A', &nested(31))]),
-            message("\"deep\"", &[long_header("deep", b'A', &nested(26_000))]),
+            message("1", &[raw_long_header("shallow", b'A', &nested(31))]),
+            message(
+                "\"deep\"",
+                &[raw_long_header("deep", b'A', &nested(26_000))],
+            ),
             message("2", &[]),
         ];
         Foreign::Raw.publish(&vhost, &messages).await;
@@ -334,13 +317,63 @@ async fn a_header_by_which_a_producer_says_where_its_record_stands_is_not_believ
     let vhost = RabbitMq::shared().await.vhost();
     let bridge = Bridge::on(&vhost).start().await;
     let mut client = Client::connect(&bridge, "team_id=7").await;
-    let far = header("x-stream-offset", b'l', &(1_i64 << 61).to_be_bytes());
+    let far = raw_header("x-stream-offset", b'l', &(1_i64 << 61).to_be_bytes());
     let messages = [("1", 2), ("2", 1), ("3", 0)].map(|(body, times)| {
         json!({"topic": "team.7.x", "body": body, "headers": hex(&far.repeat(times))})
     });
     Foreign::Raw.publish(&vhost, &messages).await;
     assert_eq!(client.data(3).await, ["1", "2", "3"]);
     assert_eq!(letters_now(&vhost).await, 0);
+}
+
+/// A message with these headers, and one that a dead letter keeps.
+fn message(body: &str, headers: &[Vec<u8>]) -> serde_json::Value {
+    let headers = [
+        &headers.concat()[..],
+        &raw_long_header("kept", b'S', b"here"),
+    ]
+    .concat();
+    json!({"topic": "team.7.x", "body": body, "headers": hex(&headers)})
+}
+
+#[tokio::test]
+async fn headers_that_do_not_fit_into_a_frame_are_dead_lettered_and_stop_nothing() {
+    /// What a header called "large" may have at most beside the other in a frame of RabbitMQ's default size.
+    const MOST: usize = 131_072 - 27 - 14 - 11;
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let large = |bytes| [raw_long_header("large", b'S', &vec![b'x'; bytes])];
+        let messages = [
+            message("1", &large(16_000)),
+            message("\"large\"", &large(17_000)),
+            message("\"largest\"", &large(MOST)),
+            message("2", &[]),
+        ];
+        Foreign::Raw.publish(&vhost, &messages).await;
+        assert_eq!(client.data(2).await, ["1", "2"], "{kind}");
+        let letters = vhost.take(DEAD_LETTERS, 2).await;
+        let said: BTreeMap<_, _> = letters.iter().map(what_it_says).collect();
+        let detail =
+            "headers and properties do not fit into a frame; headers that do not are left out here";
+        let expected =
+            ["\"large\"", "\"largest\""].map(|body| (body.to_owned(), detail.to_owned()));
+        assert_eq!(said, BTreeMap::from(expected), "{kind}");
+        settle_all(&vhost, &[&bridge], &mut [client]).await;
+        assert_eq!(
+            bridge.metric("sse_bridge_broker_reconnects_total").await,
+            0.0,
+            "{kind}"
+        );
+        // At the newest record of a stream they stop no start either.
+        Foreign::Raw.publish(&vhost, &messages[2..3]).await;
+        vhost.take(DEAD_LETTERS, 1).await;
+        bridge.kill();
+        setup.start().await;
+    }
 }
 
 /// The body of a letter about bad headers, and its detail.

@@ -52,6 +52,23 @@ impl Foreign {
     }
 }
 
+/// One header in the bytes that AMQP has for it: its name, the letter of its type, and its value.
+pub fn raw_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("a short name");
+    [&[length], name.as_bytes(), &[kind], value].concat()
+}
+
+/// The same, with a value that says how long it is.
+pub fn raw_long_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("a short value");
+    raw_header(name, kind, &[&length.to_be_bytes(), value].concat())
+}
+
+/// As [`Foreign::Raw`] takes headers.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// An issuer of tokens: PyJWT, with keys that nobody else has.
 pub struct Issuer {
     process: Child,
