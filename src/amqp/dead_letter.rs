@@ -19,8 +19,10 @@ use crate::event::id::Position;
 use crate::metrics::Metrics;
 
 /// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame
-/// that AMQP allows has 8,192 bytes.
-const TRIMMED: usize = 6 * 1024;
+/// that RabbitMQ may be told to take has 8,192 bytes, and the other properties may take 2,600.
+const TRIMMED: usize = 4 * 1024;
+/// What the names of our headers begin with. No original one has such a name in a dead letter: it would be kept for ours.
+const OURS: &str = "x-bridge-";
 
 /// The header that says how many of the original ones a dead letter lacks.
 const LEFT_OUT: &str = "x-bridge-headers-left-out";
@@ -185,7 +187,8 @@ impl DeadLetters {
         let original = &origin.properties;
         let mut headers = FieldTable::default();
         for (name, value) in original.headers().iter().flatten() {
-            if !message::is_added(name.as_str()) {
+            let name_text = name.as_str();
+            if !message::is_added(name_text) && !name_text.starts_with(OURS) {
                 headers.insert(name.clone(), value.clone());
             }
         }
@@ -251,7 +254,7 @@ fn trim(properties: &mut BasicProperties) {
         return;
     };
     let mut entries: Vec<_> = table.into_iter().collect();
-    let ours = |name: &ShortString| name.as_str().starts_with("x-bridge-");
+    let ours = |name: &ShortString| name.as_str().starts_with(OURS);
     entries.sort_by_key(|(name, value)| (!ours(name), publisher::value_size(value)));
     let mut kept = FieldTable::default();
     let mut size = 0;
@@ -362,6 +365,37 @@ mod tests {
         }
         drop(gate);
         assert_eq!(Permit::Always.wait().await, None);
+    }
+
+    #[test]
+    fn a_header_that_looks_like_ours_does_not_keep_a_dead_letter_from_fitting_into_a_frame() {
+        let mut headers = FieldTable::default();
+        let large = AMQPValue::LongString(vec![b'x'; 130_900].into());
+        headers.insert("x-bridge-foo".into(), large);
+        headers.insert("kept".into(), AMQPValue::LongInt(5));
+        let long: ShortString = "t".repeat(255).into();
+        let original = BasicProperties::default()
+            .with_headers(headers)
+            .with_type(long.clone())
+            .with_message_id(long.clone())
+            .with_content_type(long.clone())
+            .with_content_encoding(long.clone())
+            .with_correlation_id(long.clone())
+            .with_reply_to(long.clone())
+            .with_app_id(long.clone())
+            .with_cluster_id(long.clone())
+            .with_user_id(long.clone())
+            .with_expiration(long);
+        let poison = Poison {
+            reason: Reason::TooLarge,
+            detail: "d".repeat(256),
+        };
+        let mut properties = letters().properties(&origin(original), &poison);
+        trim(&mut properties);
+        assert!(publisher::encoded_size(&properties) + 64 < 8192);
+        assert_eq!(header(&properties, "x-bridge-foo"), None);
+        let kept = properties.headers().as_ref().unwrap();
+        assert!(kept.contains_key("kept"));
     }
 
     #[test]
