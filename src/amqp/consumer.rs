@@ -476,6 +476,7 @@ impl<I: Intake> Run<I> {
         self.gate.send_replace(Gate::Open(None));
         self.gate = watch::Sender::new(Gate::Undecided);
         self.ledger.start_over();
+        self.keeper.stream_is_another();
         self.stand();
     }
 

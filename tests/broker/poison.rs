@@ -272,6 +272,38 @@ async fn a_stream_made_anew_while_no_bridge_ran_has_its_own_poison_dead_lettered
     assert_eq!(letters_now(&vhost).await, 0);
 }
 
+#[tokio::test]
+async fn a_stream_made_anew_under_a_link_that_is_not_told_has_its_own_poison_dead_lettered() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let mut bridge = replica(&vhost, "first").start().await;
+    let producer = vhost.producer().await;
+    // The token of the old stream says more than the new one will have.
+    producer
+        .publish_all((0..50).map(|n| Message::to("team.7.x", n.to_string())))
+        .await;
+    producer.publish(Message::to("team.7.x", "old")).await;
+    assert_eq!(take(&vhost, 1).await, ["old"]);
+    bridge.signal(Signal::TERM);
+    bridge.wait_exit(SOON).await;
+    let bridge = replica(&vhost, "first").start().await;
+    bridge
+        .wait_metric("sse_bridge_dead_letter_duty", |duty| duty == 1.0)
+        .await;
+    // RabbitMQ forgets who reads it, and tells nobody of its end.
+    let forget = format!(
+        "[gen_server2:cast(C, {{queue_event, Q, eol}}) || {{{{Q = {{resource, <<\"{}\">>, queue, <<\"events.sse\">>}}, C, _}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created)].",
+        vhost.name()
+    );
+    shared.control(&["eval", &forget]).await;
+    vhost.delete_queue("events.sse").await;
+    let other = replica(&vhost, "second").start().await;
+    producer.publish(Message::to("team.7.x", "new")).await;
+    other.kill();
+    assert_eq!(take(&vhost, 1).await, ["new"]);
+    assert!(bridge.output().contains("made anew"));
+}
+
 /// Arrays in arrays, so many.
 fn nested(levels: u32) -> Vec<u8> {
     let arrays = (0..levels).rev();
