@@ -3,7 +3,8 @@
 //!
 //! The queue gives no number to a message that outlives a link, so it is known again by what it is. Only a delivery
 //! that the broker marks as redelivered can be a repeat, and each that was had before excuses one of them: two equal
-//! messages stay two.
+//! messages stay two. What does not come again soon after a link was lost, the broker has let go of, and it is forgotten:
+//! it must not excuse an equal one that is redelivered another day.
 
 use std::collections::VecDeque;
 
@@ -93,6 +94,16 @@ impl Redeliveries {
             (Some(_), Fate::Done) => Arrival::Done,
             (Some(_), Fate::UnderWay(_)) => Arrival::Waits,
         }
+    }
+
+    /// Whether anything of the links before may come again.
+    pub(super) fn expects(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    /// What has not come again by now will not.
+    pub(super) fn forget_before(&mut self) {
+        self.before.clear();
     }
 
     fn recall(&mut self, fingerprint: Fingerprint) -> Option<Had> {
@@ -256,6 +267,18 @@ mod tests {
         redeliveries.link_is_lost();
         assert_eq!(redeliveries.deliver(1, print(7), true), Arrival::New);
         assert_eq!(redeliveries.deliver(2, print(8), true), Arrival::Done);
+    }
+
+    #[test]
+    fn what_has_not_come_again_in_time_does_not_excuse_an_equal_one() {
+        let mut redeliveries = lost_after([1, 2]);
+        assert!(redeliveries.expects());
+        assert_eq!(redeliveries.deliver(1, print(2), true), Arrival::Done);
+        redeliveries.forget_before();
+        assert!(!redeliveries.expects());
+        assert_eq!(redeliveries.deliver(2, print(1), true), Arrival::New);
+        redeliveries.link_is_lost();
+        assert_eq!(redeliveries.deliver(1, print(2), true), Arrival::Done);
     }
 
     #[test]

@@ -32,6 +32,11 @@ use crate::metrics::Metrics;
 const FLUSH: Duration = Duration::from_millis(50);
 /// How often the broker is asked what is in the queue.
 const WATCH: Duration = Duration::from_secs(10);
+/// How long a broker that has lost a link may take to deliver again what that had, besides what it takes to notice: two
+/// heartbeats.
+const REDELIVERY: Duration = Duration::from_secs(5);
+/// RabbitMQ's heartbeat, where nobody asks for another.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 /// How long dead letters on their way may take at the end.
 const LAST_LETTERS: Duration = Duration::from_secs(5);
 /// How long the broker may take to stop delivering at the end.
@@ -45,6 +50,7 @@ enum Step {
     Silence,
     Lull,
     Standing,
+    Forget,
     Acknowledged(u64),
     Delivery(Option<lapin::Result<Delivery>>),
     Swept(Option<Result<Delivery, Error>>),
@@ -63,6 +69,11 @@ impl<I: Intake> Run<I> {
         let batch = usize::from(config.prefetch / 2).max(1);
         let mut watching = Box::pin(watch(connection, &config, &metrics));
         let mut flush = Alarm::unset();
+        let redelivery = redelivery(connection);
+        let mut forget = Alarm::unset();
+        if self.redeliveries.expects() {
+            forget.set(Instant::now() + redelivery);
+        }
         let mut lull = self.is_stream().then(Lull::begin);
         let mut sweep = Sweep::new(connection, &config);
         loop {
@@ -76,6 +87,7 @@ impl<I: Intake> Run<I> {
                 Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
                 Ok(()) = self.standing.changed() => Step::Standing,
                 () = flush.rings() => Step::Flush,
+                () = forget.rings() => Step::Forget,
                 () = until(subscription.silence) => Step::Silence,
                 () = is_long(&mut lull) => Step::Lull,
                 never = &mut watching => match never {},
@@ -92,6 +104,16 @@ impl<I: Intake> Run<I> {
                 }
                 Step::Standing => {
                     self.stand();
+                    None
+                }
+                Step::Forget if self.is_full(subscription) => {
+                    // What comes again may have to wait for room.
+                    forget.set(Instant::now() + redelivery);
+                    None
+                }
+                Step::Forget => {
+                    tracing::debug!("what the links before had is forgotten");
+                    self.redeliveries.forget_before();
                     None
                 }
                 Step::Acknowledged(tag) => {
@@ -141,6 +163,12 @@ impl<I: Intake> Run<I> {
         }
     }
 
+    /// Whether the broker delivers nothing until it is told that something is settled.
+    fn is_full(&self, subscription: &Subscription) -> bool {
+        let prefetch = usize::from(self.consumer.config.prefetch);
+        subscription.settlements.unacknowledged() >= prefetch
+    }
+
     /// Nothing has come for a while. If the stream has a newer record than the last that was read, that must come now:
     /// its silence means something again.
     async fn look_for_more(
@@ -148,8 +176,7 @@ impl<I: Intake> Run<I> {
         connection: &Connection,
         subscription: &mut Subscription,
     ) -> Option<End> {
-        let prefetch = usize::from(self.consumer.config.prefetch);
-        if subscription.settlements.unacknowledged() >= prefetch {
+        if self.is_full(subscription) {
             // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
             return None;
         }
@@ -477,6 +504,15 @@ impl<I: Intake> Run<I> {
             );
         }
     }
+}
+
+/// How long what a link before had may still come again over this one.
+fn redelivery(connection: &Connection) -> Duration {
+    let heartbeat = match connection.configuration().heartbeat() {
+        0 => HEARTBEAT,
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    heartbeat * 2 + REDELIVERY
 }
 
 /// Tells the broker what is settled, at the end.
