@@ -216,6 +216,10 @@ impl Intake for Bridge {
     }
 
     fn broken(&mut self, what: Break) {
+        if what == Break::Replaced {
+            // What was in the old log is in none now: who publishes it again does so for those who read this one.
+            self.duplicates = Duplicates::default();
+        }
         self.hub.broken(what);
     }
 }
