@@ -203,8 +203,8 @@ impl Metrics {
             )?,
             events_dropped: make.counters(
                 "events_dropped_total",
-                "Events that did not reach a client: passed by its ring (slow), replaced by a newer one of its routing key (superseded), \
-                 or, on a stream, past their AMQP expiration (expired, one count an event).",
+                "Events that did not reach a client: passed by its ring (slow; not where it is disconnected for that), \
+                 replaced by a newer one of its routing key (superseded), or, on a stream, past their AMQP expiration (expired, one count an event).",
                 "reason",
                 DROP_REASONS,
             )?,
