@@ -394,3 +394,26 @@ async fn what_a_lost_link_had_does_not_excuse_an_equal_message_that_is_redeliver
     proxy.restore();
     assert_eq!(client.data(1).await, ["\"tick\""]);
 }
+
+#[tokio::test]
+async fn a_look_for_the_newest_record_that_gets_no_answer_holds_up_no_delivery() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let proxy = Proxy::to(shared.port()).await;
+    let bridge = Bridge::at(&vhost.url_at(proxy.port()))
+        .set("RABBITMQ_HEARTBEAT_SECONDS", 60)
+        .set("RUST_LOG", "info,sse_bridge::amqp::consumer=debug")
+        .start()
+        .await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    producer.publish(Message::to("team.7.n", "1")).await;
+    assert_eq!(client.data(1).await, ["1"]);
+    proxy.silence_one(Direction::Outward);
+    says(&bridge, "looking for the newest record").await;
+    producer.publish(Message::to("team.7.n", "2")).await;
+    // Long before the look is given up.
+    let event = client.next(Duration::from_secs(5)).await;
+    assert_eq!(event.map(|event| event.data), Ok("2".to_owned()));
+    proxy.restore();
+}

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ enum Step {
     Flush,
     Silence,
     Lull,
+    Looked(Result<Tail, Error>),
     Standing,
     Forget,
     Acknowledged(u64),
@@ -75,6 +77,8 @@ impl<I: Intake> Run<I> {
             forget.set(Instant::now() + redelivery);
         }
         let mut lull = self.is_stream().then(Lull::begin);
+        // Beside the deliveries, which need not wait for it.
+        let mut look: Option<Look<'_>> = None;
         let mut sweep = Sweep::new(connection, &config);
         loop {
             if let Some(stretch) = self.ledger.stretch() {
@@ -90,6 +94,7 @@ impl<I: Intake> Run<I> {
                 () = forget.rings() => Step::Forget,
                 () = until(subscription.silence) => Step::Silence,
                 () = is_long(&mut lull) => Step::Lull,
+                tail = newest(&mut look) => Step::Looked(tail),
                 never = &mut watching => match never {},
                 tag = &mut subscription.answer => Step::Acknowledged(tag),
                 delivery = subscription.deliveries.next() => Step::Delivery(delivery),
@@ -127,10 +132,27 @@ impl<I: Intake> Run<I> {
                 }
                 Step::Flush => self.acknowledge(subscription).await,
                 Step::Silence => self.silent(subscription),
-                Step::Lull => self.look_for_more(connection, subscription).await,
+                Step::Lull => {
+                    // Where it is full, the broker waits for us: a dead letter that cannot be confirmed holds the acks back.
+                    if look.is_none() && !self.is_full(subscription) {
+                        tracing::debug!("nothing comes; looking for the newest record");
+                        look = Some(Look {
+                            tail: Box::pin(find_tail(connection, &config.queue)),
+                            is_moot: false,
+                        });
+                    }
+                    None
+                }
+                Step::Looked(tail) => match look.take() {
+                    Some(look) if look.is_moot && tail.is_ok() => None,
+                    _ => self.looked(tail, subscription),
+                },
                 Step::Delivery(delivery) => {
                     if let Some(lull) = &mut lull {
                         lull.end();
+                    }
+                    if let Some(look) = &mut look {
+                        look.is_moot = true;
                     }
                     self.take_burst(delivery, subscription, batch)
                 }
@@ -169,21 +191,9 @@ impl<I: Intake> Run<I> {
         subscription.settlements.unacknowledged() >= prefetch
     }
 
-    /// Nothing has come for a while. If the stream has a newer record than the last that was read, that must come now:
-    /// its silence means something again.
-    async fn look_for_more(
-        &mut self,
-        connection: &Connection,
-        subscription: &mut Subscription,
-    ) -> Option<End> {
-        if self.is_full(subscription) {
-            // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
-            return None;
-        }
-        let tail = tokio::select! {
-            tail = find_tail(connection, &self.consumer.config.queue) => tail,
-            () = &mut self.stopping => return Some(End::Stopped),
-        };
+    /// Nothing had come for a while, and this is the newest record. If it is newer than the last that was read, that must
+    /// come now: its silence means something again.
+    fn looked(&self, tail: Result<Tail, Error>, subscription: &mut Subscription) -> Option<End> {
         let is_suspicious = match tail {
             Ok(Tail::At(tail)) => self.progress.is_behind(tail) || self.progress.is_another(tail),
             // Where a record was read, one must be.
@@ -547,6 +557,22 @@ async fn watch(connection: &Connection, config: &BrokerConfig, metrics: &Metrics
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot count what is in the queue"),
         }
+    }
+}
+
+/// A look for the newest record.
+struct Look<'a> {
+    tail: Pin<Box<dyn Future<Output = Result<Tail, Error>> + Send + 'a>>,
+    /// Something has come since it began: what it finds may be older than that. It goes on, as one that is dropped may
+    /// leave a channel open.
+    is_moot: bool,
+}
+
+/// What the look finds, if there is one. Cancel-safe.
+async fn newest(look: &mut Option<Look<'_>>) -> Result<Tail, Error> {
+    match look {
+        Some(look) => look.tail.as_mut().await,
+        None => pending().await,
     }
 }
 
