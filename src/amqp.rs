@@ -312,11 +312,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a message has headers that do not fit into a frame of the size that was agreed on.
-    fn is_frame_too_large(&self) -> bool {
-        matches!(self, Self::Lost { cause, .. } if cause.contains("frame too large"))
-    }
-
     /// Whether the broker may have a message all the same, when this is what came of publishing it.
     #[must_use]
     pub const fn leaves_open(&self) -> bool {

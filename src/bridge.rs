@@ -43,6 +43,9 @@ pub struct Rules {
 
 impl Rules {
     fn judge(&self, message: &Message) -> Result<Address, Poison> {
+        if let Some(fault) = &message.fault {
+            return Err(fault.clone());
+        }
         self.payload.check(&message.body)?;
         self.address.address(message)
     }
@@ -213,6 +216,10 @@ impl Intake for Bridge {
     }
 
     fn broken(&mut self, what: Break) {
+        if what == Break::Replaced {
+            // What was in the old log is in none now: who publishes it again does so for those who read this one.
+            self.duplicates = Duplicates::default();
+        }
         self.hub.broken(what);
     }
 }

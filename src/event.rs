@@ -43,6 +43,8 @@ pub struct Message {
     pub expiration: Option<String>,
     /// Whether the broker delivered it before.
     pub redelivered: bool,
+    /// What its source found that makes it poison, whatever the rest of it is: nothing of it is then to be believed.
+    pub fault: Option<Poison>,
     /// The body, byte for byte.
     pub body: Bytes,
 }
@@ -70,6 +72,7 @@ impl fmt::Debug for Message {
             .field("timestamp", &self.timestamp)
             .field("expiration", &self.expiration)
             .field("redelivered", &self.redelivered)
+            .field("fault", &self.fault)
             .field("body_bytes", &self.body.len())
             .finish()
     }
@@ -306,6 +309,8 @@ pub enum Reason {
     BadAddress,
     /// Its body has more bytes than allowed.
     TooLarge,
+    /// It has headers that cannot be carried.
+    BadHeaders,
     /// Its body is not UTF-8.
     NotUtf8,
     /// Its body is not JSON, where it must be.
@@ -320,6 +325,7 @@ impl Reason {
         Self::Unaddressed,
         Self::BadAddress,
         Self::TooLarge,
+        Self::BadHeaders,
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
@@ -332,6 +338,7 @@ impl Reason {
             Self::Unaddressed => "unaddressed",
             Self::BadAddress => "bad_address",
             Self::TooLarge => "too_large",
+            Self::BadHeaders => "bad_headers",
             Self::NotUtf8 => "not_utf8",
             Self::NotJson => "not_json",
             Self::NotObject => "not_object",
@@ -397,6 +404,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::from_static(b"secret"),
         };
         let printed = format!("{message:?}");

@@ -50,6 +50,7 @@ pub const DEAD_LETTER_REASONS: &[&str] = &[
     "unaddressed",
     "bad_address",
     "too_large",
+    "bad_headers",
     "not_utf8",
     "not_json",
     "not_object",
@@ -202,8 +203,8 @@ impl Metrics {
             )?,
             events_dropped: make.counters(
                 "events_dropped_total",
-                "Events that did not reach a client: passed by its ring (slow), replaced by a newer one of its routing key (superseded), \
-                 or, on a stream, past their AMQP expiration (expired, one count an event).",
+                "Events that did not reach a client: passed by its ring (slow; not where it is disconnected for that), \
+                 replaced by a newer one of its routing key (superseded), or, on a stream, past their AMQP expiration (expired, one count an event).",
                 "reason",
                 DROP_REASONS,
             )?,

@@ -245,6 +245,7 @@ impl Publishing {
                 .map(|now| now.as_secs()),
             expiration: None,
             redelivered: false,
+            fault: None,
             body: data,
         })
     }

@@ -207,6 +207,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::from_static(b"a body that nobody is told"),
         }
     }

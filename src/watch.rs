@@ -316,6 +316,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::new(),
         };
         let tell = |outcome: Outcome| {

@@ -75,6 +75,7 @@ pub fn message(routing_key: &str, headers: &[(&str, HeaderValue)], body: Bytes) 
         timestamp: Some(TIMESTAMP),
         expiration: None,
         redelivered: false,
+        fault: None,
         body,
     }
 }

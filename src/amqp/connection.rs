@@ -27,8 +27,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How long a polite goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Frames of 16 KiB: lapin keeps 64 of them per connection, 1 MB instead of 8.
-pub(super) const SMALL_FRAMES: u32 = 16 * 1024;
+/// Frames of 16 KiB, unless the node's URI says otherwise: `lapin` keeps 64 of them per connection, 1 MB instead of 8. Headers
+/// that do not fit are left out on the way in (see [`mending`]).
+pub(super) const FRAME_MAX: u32 = 16 * 1024;
 
 /// What a connection is for: it says so in RabbitMQ's list of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +83,12 @@ pub(super) async fn connect(
     node: &AmqpAddress,
     config: &BrokerConfig,
     role: Role,
-    frame_max: Option<u32>,
     suspicion: &Suspicion,
 ) -> Result<Connection, Error> {
     knock(node, config, suspicion).await?;
-    let runtime = mending::runtime(Passage::to(node, config.trust.as_ref())?);
-    let uri = node.uri(config.heartbeat, frame_max);
+    let uri = node.uri(config.heartbeat, Some(FRAME_MAX));
+    let passage = Passage::to(node, config.trust.as_ref())?;
+    let runtime = mending::runtime(passage, uri.query.frame_max);
     match timeout(
         LOGIN,
         Connection::connect_uri_with_runtime(uri, properties(config, role), runtime),
@@ -108,7 +109,6 @@ pub(super) async fn connect_in_turn(
     config: &BrokerConfig,
     turn: usize,
     role: Role,
-    frame_max: Option<u32>,
     suspicion: &Suspicion,
 ) -> Result<Connection, Error> {
     let Some(node) = config.nodes.get(turn % config.nodes.len().max(1)) else {
@@ -118,7 +118,7 @@ pub(super) async fn connect_in_turn(
             reason,
         });
     };
-    connect(node, config, role, frame_max, suspicion).await
+    connect(node, config, role, suspicion).await
 }
 
 /// Makes sure that somebody is there before `lapin` connects, and that it speaks if it once did not.

@@ -89,7 +89,6 @@ impl Consumer {
             letters: JoinSet::new(),
             streams: 0,
             links: 0,
-            frame_max: Some(connection::SMALL_FRAMES),
         };
         run.supervise().await;
         run.letters.shutdown().await;
@@ -122,8 +121,6 @@ struct Run<I> {
     streams: u64,
     /// How many links have been subscribed.
     links: u64,
-    /// The size of frames to ask for; none is the broker's.
-    frame_max: Option<u32>,
 }
 
 /// A dead letter that needs nothing more, and what it settles.
@@ -244,7 +241,6 @@ impl<I: Intake> Run<I> {
             &config,
             node,
             Role::Consumer,
-            self.frame_max,
             suspicion,
         ));
         let connected = tokio::select! {
@@ -260,10 +256,6 @@ impl<I: Intake> Run<I> {
         };
         let end = Box::pin(self.consume(&connection)).await;
         connection::close(&connection).await;
-        if end.as_ref().is_some_and(Error::is_frame_too_large) {
-            // A message with huge headers: from now on frames are as large as the broker's.
-            self.frame_max = None;
-        }
         end
     }
 
@@ -484,6 +476,7 @@ impl<I: Intake> Run<I> {
         self.gate.send_replace(Gate::Open(None));
         self.gate = watch::Sender::new(Gate::Undecided);
         self.ledger.start_over();
+        self.keeper.stream_is_another();
         self.stand();
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Backoff, FaultLog};
-use super::message::{OFFSET, Origin};
+use super::message::{self, Origin};
 use super::publisher::{self, Publisher};
 use super::{BrokerConfig, Error};
 use crate::event::Poison;
@@ -19,8 +19,13 @@ use crate::event::id::Position;
 use crate::metrics::Metrics;
 
 /// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame
-/// that AMQP allows has 8,192 bytes.
-const TRIMMED: usize = 6 * 1024;
+/// that RabbitMQ may be told to take has 8,192 bytes, and the other properties may take 2,600.
+const TRIMMED: usize = 4 * 1024;
+/// What the names of our headers begin with. No original one has such a name in a dead letter: it would be kept for ours.
+const OURS: &str = "x-bridge-";
+
+/// The header that says how many of the original ones a dead letter lacks.
+const LEFT_OUT: &str = "x-bridge-headers-left-out";
 
 /// What became of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +114,7 @@ impl DeadLetters {
 
     /// Returns when the broker has confirmed the dead letter, however long that takes, or when the permit says that it
     /// is not ours to write. Dropped before, nobody knows whether the broker has it.
-    pub(super) async fn send(
-        self,
-        origin: Origin,
-        mut poison: Poison,
-        mut permit: Permit,
-    ) -> Outcome {
-        if let Some(what) = origin.mended {
-            poison.detail = format!(
-                "{what} is not UTF-8; each illegal byte is replaced by the control character SUB here"
-            );
-        }
+    pub(super) async fn send(self, origin: Origin, poison: Poison, mut permit: Permit) -> Outcome {
         let mut properties = self.properties(&origin, &poison);
         let mut backoff = Backoff::default();
         loop {
@@ -192,7 +187,8 @@ impl DeadLetters {
         let original = &origin.properties;
         let mut headers = FieldTable::default();
         for (name, value) in original.headers().iter().flatten() {
-            if name.as_str() != OFFSET {
+            let name_text = name.as_str();
+            if !message::is_added(name_text) && !name_text.starts_with(OURS) {
                 headers.insert(name.clone(), value.clone());
             }
         }
@@ -212,6 +208,12 @@ impl DeadLetters {
         }
         if let Some(expiration) = original.expiration() {
             tell("x-bridge-expiration", expiration.as_str());
+        }
+        if origin.headers_left_out > 0 {
+            headers.insert(
+                LEFT_OUT.into(),
+                AMQPValue::LongUInt(origin.headers_left_out),
+            );
         }
         type With = fn(BasicProperties, ShortString) -> BasicProperties;
         let texts: [(&Option<ShortString>, With); 8] = [
@@ -252,11 +254,14 @@ fn trim(properties: &mut BasicProperties) {
         return;
     };
     let mut entries: Vec<_> = table.into_iter().collect();
-    let ours = |name: &ShortString| name.as_str().starts_with("x-bridge-");
+    let ours = |name: &ShortString| name.as_str().starts_with(OURS);
     entries.sort_by_key(|(name, value)| (!ours(name), publisher::value_size(value)));
     let mut kept = FieldTable::default();
     let mut size = 0;
-    let mut left_out = 0_u32;
+    let mut left_out = match table.inner().get(LEFT_OUT) {
+        Some(AMQPValue::LongUInt(before)) => *before,
+        _ => 0,
+    };
     for (name, value) in entries {
         size += 1 + name.as_str().len() + publisher::value_size(value);
         if ours(name) || size <= TRIMMED {
@@ -265,10 +270,7 @@ fn trim(properties: &mut BasicProperties) {
             left_out += 1;
         }
     }
-    kept.insert(
-        "x-bridge-headers-left-out".into(),
-        AMQPValue::LongUInt(left_out),
-    );
+    kept.insert(LEFT_OUT.into(), AMQPValue::LongUInt(left_out));
     *properties = std::mem::take(properties).with_headers(kept);
 }
 
@@ -278,6 +280,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::amqp::message::OFFSET;
     use crate::event::Reason;
 
     fn letters() -> DeadLetters {
@@ -292,7 +295,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"body"),
             position: Some(Position::new(7)),
-            mended: None,
+            headers_left_out: 2,
         }
     }
 
@@ -365,6 +368,37 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_looks_like_ours_does_not_keep_a_dead_letter_from_fitting_into_a_frame() {
+        let mut headers = FieldTable::default();
+        let large = AMQPValue::LongString(vec![b'x'; 130_900].into());
+        headers.insert("x-bridge-foo".into(), large);
+        headers.insert("kept".into(), AMQPValue::LongInt(5));
+        let long: ShortString = "t".repeat(255).into();
+        let original = BasicProperties::default()
+            .with_headers(headers)
+            .with_type(long.clone())
+            .with_message_id(long.clone())
+            .with_content_type(long.clone())
+            .with_content_encoding(long.clone())
+            .with_correlation_id(long.clone())
+            .with_reply_to(long.clone())
+            .with_app_id(long.clone())
+            .with_cluster_id(long.clone())
+            .with_user_id(long.clone())
+            .with_expiration(long);
+        let poison = Poison {
+            reason: Reason::TooLarge,
+            detail: "d".repeat(256),
+        };
+        let mut properties = letters().properties(&origin(original), &poison);
+        trim(&mut properties);
+        assert!(publisher::encoded_size(&properties) + 64 < 8192);
+        assert_eq!(header(&properties, "x-bridge-foo"), None);
+        let kept = properties.headers().as_ref().unwrap();
+        assert!(kept.contains_key("kept"));
+    }
+
+    #[test]
     fn headers_too_large_for_a_frame_lose_the_largest_and_never_ours() {
         let mut headers = FieldTable::default();
         headers.insert(
@@ -388,7 +422,8 @@ mod tests {
         );
         assert_eq!(
             kept.inner().get("x-bridge-headers-left-out"),
-            Some(&AMQPValue::LongUInt(1))
+            Some(&AMQPValue::LongUInt(3)),
+            "two had been left out before"
         );
     }
 }

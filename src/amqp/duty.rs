@@ -133,6 +133,8 @@ pub(super) struct Keeper {
     standing: watch::Sender<Standing>,
     told: watch::Sender<Told>,
     written: watch::Sender<Token>,
+    /// Counts streams: what a token said of the one before says nothing of this one.
+    streams: watch::Sender<u64>,
 }
 
 impl Keeper {
@@ -143,6 +145,7 @@ impl Keeper {
             standing: watch::Sender::new(Standing::Seeking),
             told: watch::Sender::new(None),
             written: watch::Sender::new(Token::NONE),
+            streams: watch::Sender::new(0),
         }
     }
 
@@ -182,6 +185,20 @@ impl Keeper {
                     .await,
             );
         }
+    }
+
+    /// The stream was made anew: what is known of the one before is forgotten, the duty is kept.
+    pub(super) fn stream_is_another(&self) {
+        self.streams.send_modify(|streams| *streams += 1);
+        self.told.send_replace(None);
+        self.written.send_replace(Token::NONE);
+        self.standing.send_if_modified(|standing| {
+            let is_held = matches!(standing, Standing::Held(_));
+            if is_held {
+                *standing = Standing::Held(Token::NONE);
+            }
+            is_held
+        });
     }
 
     /// There is no link.
@@ -237,6 +254,7 @@ impl Keeper {
             connection,
             channel,
             kept: None,
+            stream: *self.streams.borrow(),
         };
         let mut next_move = None;
         let mut last_moved = Instant::now();
@@ -262,7 +280,7 @@ impl Keeper {
                 () = until(pause) => {
                     pause = None;
                     next_move = Some(Instant::now() + MOVE);
-                    if let Some((_, best)) = &hand.kept {
+                    if let Some((_, best)) = hand.kept() {
                         self.written.send_replace(best.clone());
                         self.hold_with(best);
                     }
@@ -281,7 +299,7 @@ impl Keeper {
                 }
                 () = until(next_move), if !is_moving => {
                     next_move = Some(Instant::now() + MOVE);
-                    let Some((_, kept)) = &hand.kept else {
+                    let Some((_, kept)) = hand.kept() else {
                         continue;
                     };
                     let token = told.borrow_and_update().clone();
@@ -319,7 +337,10 @@ impl Keeper {
 
     /// Publishes the next token. The one before is acknowledged when this one arrives.
     async fn write(&self, token: Token) {
+        let stream = *self.streams.borrow();
         match self.publish(&token).await {
+            // It is of the stream before, and is found to be when it arrives.
+            Ok(()) if stream != *self.streams.borrow() => {}
             Ok(()) => {
                 tracing::debug!(
                     settled = token.settled.map(Position::get),
@@ -362,9 +383,23 @@ struct Hand<'a> {
     channel: Channel,
     /// The delivery that is kept unacknowledged, and what it says.
     kept: Option<(u64, Token)>,
+    /// The stream of which it says that.
+    stream: u64,
 }
 
 impl Hand<'_> {
+    /// What is kept, and what it says of the stream as it is now.
+    fn kept(&mut self) -> Option<&(u64, Token)> {
+        let stream = *self.keeper.streams.borrow();
+        if let Some((_, kept)) = &mut self.kept
+            && self.stream != stream
+        {
+            *kept = Token::NONE;
+        }
+        self.stream = stream;
+        self.kept.as_ref()
+    }
+
     /// Keeps the token that says most and acknowledges the other. What the kept one says.
     async fn take(&mut self, delivery: Delivery) -> Result<Token, Error> {
         let tag = delivery.delivery_tag;
@@ -378,7 +413,7 @@ impl Hand<'_> {
             },
             None => Token::NONE,
         };
-        let Some((kept_tag, kept)) = self.kept.take() else {
+        let Some((kept_tag, kept)) = self.kept().cloned() else {
             self.kept = Some((tag, token.clone()));
             return Ok(token);
         };
@@ -496,6 +531,35 @@ mod tests {
             "{\"settled\":-1,\"newest\":\"1-00000001\"}",
         ] {
             assert_eq!(Token::parse(body.as_bytes()), Token::NONE, "{body}");
+        }
+    }
+
+    fn keeper() -> Keeper {
+        let config = Arc::new(crate::amqp::tests::config());
+        let publisher = Publisher::new(&config);
+        Keeper::new(config, publisher)
+    }
+
+    #[test]
+    fn who_has_the_duty_when_the_stream_is_made_anew_keeps_it_and_forgets_the_token() {
+        let keeper = keeper();
+        let standing = keeper.standing();
+        keeper.hold_with(&token(48_000, 48_211));
+        keeper.written.send_replace(token(48_000, 48_211));
+        keeper.stream_is_another();
+        assert_eq!(*standing.borrow(), Standing::Held(Token::NONE));
+        keeper.hold_with(&token(7, 9));
+        assert_eq!(*standing.borrow(), Standing::Held(token(7, 9)));
+    }
+
+    #[test]
+    fn who_has_not_the_duty_when_the_stream_is_made_anew_does_not_get_it_so() {
+        let keeper = keeper();
+        let standing = keeper.standing();
+        for before in [Standing::Seeking, Standing::Without] {
+            keeper.standing.send_replace(before.clone());
+            keeper.stream_is_another();
+            assert_eq!(*standing.borrow(), before);
         }
     }
 

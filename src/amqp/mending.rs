@@ -2,11 +2,13 @@
 //! a header's name...) is an error to its parser, and ends the whole link, again and again, at the same message.
 //!
 //! AMQP wants UTF-8 there (0-9-1 §4.2.5.3), but RabbitMQ carries any bytes. Here those that are illegal become
-//! [`SUBSTITUTE`], so that no length changes; the message is then dead-lettered for what it is (see
-//! [`message`](super::message)). Bodies pass untouched.
+//! [`SUBSTITUTE`], so that no length changes. Headers that would harm whoever reads them are left out, and a header of our
+//! own stands for them ([`Harm`]). The message is then dead-lettered for what it is (see [`message`](super::message)).
+//! Bodies pass untouched.
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +22,7 @@ use futures_util::future::{self, Either};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::connection::LOGIN;
+use super::message::OFFSET;
 use super::trust::{Passage, Spoken};
 
 /// What stands where an illegal byte stood: the control character that Unicode keeps for this, SUB.
@@ -29,23 +32,37 @@ pub(super) const SUBSTITUTE: char = '\u{1a}';
 const CHUNK: usize = 32 * 1024;
 /// Type, channel and size of a frame (AMQP 0-9-1 §2.3.5).
 const HEAD: usize = 7;
-/// The largest frame of properties that is kept to be looked at: what RabbitMQ sends at most unless it is told otherwise.
-const LARGEST: usize = 128 * 1024;
+/// The largest frame of properties that is kept to be looked at: far more than what RabbitMQ takes unless it is told
+/// otherwise, which is 128 KiB.
+const LARGEST: usize = 16 * 1024 * 1024;
+/// The smallest frame that a peer may have for the largest (AMQP 0-9-1 §4.2.3).
+const SMALLEST: usize = 4096;
+/// What a header takes that stands for those that were left out, and more.
+const NOTE: usize = 64;
+/// How deep tables and arrays may be in one another. `lapin` has a stack frame or more for each, and the process ends where
+/// its stack does.
+pub(super) const DEPTH: u8 = 32;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 /// The class and method of `basic.deliver`, and the class of a content header.
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const BASIC: [u8; 2] = [0, 60];
+/// The class and method of `connection.tune`.
+const TUNE: [u8; 4] = [0, 10, 0, 30];
 
 /// The runtime that `lapin` is to connect to one node with: tokio's, but for what its sockets read, and for what is under
-/// them.
-pub(super) fn runtime(passage: Passage) -> Runtime<Mending> {
-    Runtime::new(Mending(Tokio::current(), passage))
+/// them. `frame_max` is what `lapin` asks for; none, or 0, is the broker's.
+pub(super) fn runtime(passage: Passage, frame_max: Option<u32>) -> Runtime<Mending> {
+    let largest = match frame_max {
+        None | Some(0) => usize::MAX,
+        Some(frame_max) => frame_max as usize,
+    };
+    Runtime::new(Mending(Tokio::current(), passage, largest))
 }
 
-/// Tokio, with sockets that mend, and the passage that each takes first.
+/// Tokio, with sockets that mend; the passage that each takes first, and the largest frame that it may give.
 #[derive(Clone, Debug)]
-pub(super) struct Mending(Tokio, Passage);
+pub(super) struct Mending(Tokio, Passage, usize);
 
 impl RuntimeKit for Mending {}
 
@@ -98,14 +115,14 @@ impl Reactor for Mending {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        let passage = self.1.clone();
+        let Self(_, passage, largest) = self.clone();
         // A node that never ends its handshake must not keep `lapin`'s thread for ever.
         let patience = self.0.sleep(LOGIN);
         async move {
             let socket = connecting.await?.into_inner();
             let shaking = std::pin::pin!(passage.over(socket));
             match future::select(shaking, std::pin::pin!(patience)).await {
-                Either::Left((spoken, _)) => Ok(Mended::new(spoken?.compat())),
+                Either::Left((spoken, _)) => Ok(Mended::new(spoken?.compat(), largest)),
                 Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         }
@@ -120,11 +137,11 @@ pub(super) struct Mended<S> {
 }
 
 impl<S> Mended<S> {
-    fn new(socket: S) -> Self {
+    fn new(socket: S, largest: usize) -> Self {
         Self {
             socket,
             chunk: vec![0; CHUNK].into_boxed_slice(),
-            frames: Frames::default(),
+            frames: Frames::new(largest),
         }
     }
 }
@@ -182,7 +199,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
 }
 
 /// Bytes that were read, in which whole frames of methods and properties are mended before they are given out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Frames {
     bytes: Vec<u8>,
     /// Up to here they were given out.
@@ -191,9 +208,22 @@ struct Frames {
     ready: usize,
     /// How much of the frame that is passing was not read yet.
     passing: usize,
+    /// How large a frame may be, all of it. The broker minds that too, but not where it adds a header of its own; nor does
+    /// it mind that our frames are smaller than the producer's.
+    largest: usize,
 }
 
 impl Frames {
+    fn new(largest: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            given: 0,
+            ready: 0,
+            passing: 0,
+            largest,
+        }
+    }
+
     fn add(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         while self.release() {}
@@ -225,12 +255,34 @@ impl Frames {
         if rest.len() <= size {
             return false;
         }
-        if let Some(payload) = rest.get_mut(..size) {
-            // None where it is malformed otherwise, which is not for us to tell.
-            let _mended: Option<()> = mend(kind, payload);
-        }
-        self.ready += length;
+        let shorter = match rest.get_mut(..size) {
+            Some(payload) if kind == METHOD => {
+                // None where it is malformed, which is not for us to tell; below as well.
+                let _mended: Option<()> = mend_method(payload);
+                if let Some(tuned) = tuned(payload) {
+                    self.largest = self.largest.min(tuned).max(SMALLEST);
+                }
+                None
+            }
+            Some(payload) => mend_header(payload, self.largest.saturating_sub(HEAD + 1)),
+            None => None,
+        };
+        self.ready += match shorter {
+            Some(payload) => self.replace(length, &payload),
+            None => length,
+        };
         true
+    }
+
+    /// Puts a frame with this payload in the place of the one that waits, which is so long. How long it is.
+    fn replace(&mut self, length: usize, payload: &[u8]) -> usize {
+        let begin = self.ready + HEAD;
+        let end = self.ready + length - 1;
+        let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let payload = payload.iter().copied();
+        self.bytes.splice(begin..end, payload);
+        self.bytes.splice(begin - 4..begin, size.to_be_bytes());
+        HEAD + size as usize + 1
     }
 
     /// Gives out what is ready, as far as there is room.
@@ -259,21 +311,72 @@ impl Frames {
     }
 }
 
-/// Mends the short strings of a delivery or of its properties. None where the payload ends too early.
-fn mend(kind: u8, payload: &mut [u8]) -> Option<()> {
-    let mut rest = Rest(payload);
-    if kind == METHOD {
-        if rest.take(4)? != DELIVER {
-            return Some(());
+/// What harm a message's headers would do. Those that would do it are left out; in their place stands one that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harm {
+    /// They nest deeper than [`DEPTH`].
+    Depth,
+    /// They do not fit into a frame.
+    Size,
+}
+
+impl Harm {
+    const ALL: [Self; 2] = [Self::Depth, Self::Size];
+
+    /// The name of the header that says so; its value says how many were left out. No producer has a use for such a
+    /// name, and one that sends it is taken at its word.
+    const fn header(self) -> &'static str {
+        match self {
+            Self::Depth => "\u{1a}depth",
+            Self::Size => "\u{1a}size",
         }
-        rest.mend_short()?; // consumer tag
-        rest.take(8 + 1)?; // delivery tag, redelivered
-        rest.mend_short()?; // exchange
-        rest.mend_short()?; // routing key
+    }
+
+    /// Adds the header that says so.
+    fn write(self, left_out: u32, headers: &mut Vec<u8>) -> Option<()> {
+        let name = self.header();
+        headers.push(u8::try_from(name.len()).ok()?);
+        headers.extend_from_slice(name.as_bytes());
+        headers.push(b'i');
+        headers.extend_from_slice(&left_out.to_be_bytes());
+        Some(())
+    }
+
+    /// What the header of this name says.
+    pub(super) fn said_by(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|harm| harm.header() == name)
+    }
+}
+
+/// Mends the short strings of a delivery. None where the payload ends too early.
+fn mend_method(payload: &mut [u8]) -> Option<()> {
+    let mut rest = Rest(payload);
+    if rest.take(4)? != DELIVER {
         return Some(());
     }
+    rest.mend_short()?; // consumer tag
+    rest.take(8 + 1)?; // delivery tag, redelivered
+    rest.mend_short()?; // exchange
+    rest.mend_short()?; // routing key
+    Some(())
+}
+
+/// The largest frame that the broker says it will send (AMQP 0-9-1 §1.4.2.5); without a limit, any.
+fn tuned(payload: &[u8]) -> Option<usize> {
+    let (_channel_max, rest) = payload.strip_prefix(&TUNE)?.split_first_chunk::<2>()?;
+    match u32::from_be_bytes(*rest.first_chunk()?) {
+        0 => None,
+        frame_max => Some(frame_max as usize),
+    }
+}
+
+/// Mends the short strings of a message's properties. Another payload, where this one would do harm, or has more bytes than
+/// `most`.
+fn mend_header(payload: &mut [u8], most: usize) -> Option<Vec<u8>> {
+    let all = payload.len();
+    let mut rest = Rest(payload);
     if rest.take(2)? != BASIC {
-        return Some(());
+        return None;
     }
     rest.take(2 + 8)?; // weight, size of the body
     let flags = rest.number(2)?;
@@ -294,17 +397,83 @@ fn mend(kind: u8, payload: &mut [u8]) -> Option<()> {
         Property::Short,    // app id
         Property::Short,    // cluster id
     ];
+    let mut headers = None;
     for (index, property) in properties.into_iter().enumerate() {
         if flags & (1 << (15 - index)) == 0 {
             continue;
         }
         match property {
-            Property::Short => rest.mend_short()?,
-            Property::Headers => rest.mend_table()?,
+            Property::Short => drop(rest.mend_short()?),
+            Property::Headers => {
+                let size = rest.number(4)?;
+                let begin = all - rest.0.len();
+                headers = mend_headers(rest.take(size)?, most.saturating_sub(all - size))?
+                    .map(|other| (begin..begin + size, other));
+            }
             Property::Bytes(count) => drop(rest.take(count)?),
         }
     }
-    Some(())
+    let (place, other) = headers?;
+    let size = u32::try_from(other.len()).ok()?.to_be_bytes();
+    let before = payload.get(..place.start.checked_sub(size.len())?)?;
+    Some([before, &size, &other, payload.get(place.end..)?].concat())
+}
+
+/// Mends the names in a message's headers. Other headers, where these would do harm, or have more bytes than `most`.
+fn mend_headers(table: &mut [u8], most: usize) -> Option<Option<Vec<u8>>> {
+    let all = table.len();
+    let mut room = match all <= most {
+        true => most,
+        false => most.saturating_sub(NOTE),
+    };
+    // Seldom any, and then often one after the other.
+    let mut left_out: Vec<Range<usize>> = Vec::new();
+    let (mut count, mut harm) = (0, None);
+    let mut rest = Rest(table);
+    let (mut begin, mut has_position) = (0, false);
+    while !rest.0.is_empty() {
+        let is_position = rest.mend_short()? == OFFSET.as_bytes();
+        let nesting = rest.mend_value(DEPTH)?;
+        let end = all - rest.0.len();
+        let stays = match nesting {
+            // A stream puts its own first, and `lapin` believes the last: a producer's would say that the record stands
+            // elsewhere. It is no loss to anybody.
+            Nesting::Shallow if is_position => !std::mem::replace(&mut has_position, true),
+            Nesting::Shallow if end - begin <= room => {
+                room -= end - begin;
+                true
+            }
+            Nesting::Shallow => {
+                (count, harm) = (count + 1, harm.or(Some(Harm::Size)));
+                false
+            }
+            Nesting::Deep => {
+                (count, harm) = (count + 1, Some(Harm::Depth));
+                false
+            }
+        };
+        if !stays {
+            match left_out.last_mut().filter(|before| before.end == begin) {
+                Some(before) => before.end = end,
+                None => left_out.push(begin..end),
+            }
+        }
+        begin = end;
+    }
+    if left_out.is_empty() {
+        return Some(None);
+    }
+    let mut other = Vec::new();
+    let mut begin = 0;
+    for Range { start, end } in left_out {
+        other.extend_from_slice(table.get(begin..start)?);
+        begin = end;
+    }
+    other.extend_from_slice(table.get(begin..)?);
+    if let Some(harm) = harm {
+        harm.write(count, &mut other)?;
+    }
+    Some(Some(other))
 }
 
 #[derive(Clone, Copy)]
@@ -334,34 +503,33 @@ impl<'a> Rest<'a> {
         )
     }
 
-    fn mend_short(&mut self) -> Option<()> {
+    fn mend_short(&mut self) -> Option<&'a [u8]> {
         let length = self.number(1)?;
-        mend_text(self.take(length)?);
-        Some(())
+        let text = self.take(length)?;
+        mend_text(text);
+        Some(text)
     }
 
-    /// A table: its size, then names and values.
-    fn mend_table(&mut self) -> Option<()> {
-        let size = self.number(4)?;
-        let mut table = Rest(self.take(size)?);
-        while !table.0.is_empty() {
-            table.mend_short()?;
-            table.mend_value()?;
-        }
-        Some(())
-    }
-
-    /// A value. Only tables within have short strings; text is long, and may be any bytes.
-    fn mend_value(&mut self) -> Option<()> {
-        let count = match self.number(1).and_then(|kind| u8::try_from(kind).ok())? {
-            b'F' => return self.mend_table(),
-            b'A' => {
+    /// A value. Only tables within have short strings; text is long, and may be any bytes. What is deeper than so many
+    /// tables and arrays is not looked at.
+    fn mend_value(&mut self, levels: u8) -> Option<Nesting> {
+        let kind = u8::try_from(self.number(1)?).ok()?;
+        let count = match kind {
+            b'F' | b'A' => {
                 let size = self.number(4)?;
-                let mut array = Rest(self.take(size)?);
-                while !array.0.is_empty() {
-                    array.mend_value()?;
+                let mut within = Rest(self.take(size)?);
+                let Some(levels) = levels.checked_sub(1) else {
+                    return Some(Nesting::Deep);
+                };
+                while !within.0.is_empty() {
+                    if kind == b'F' {
+                        within.mend_short()?;
+                    }
+                    if within.mend_value(levels)? == Nesting::Deep {
+                        return Some(Nesting::Deep);
+                    }
                 }
-                return Some(());
+                return Some(Nesting::Shallow);
             }
             b'S' | b'x' => self.number(4)?,
             b't' | b'b' | b'B' => 1,
@@ -372,8 +540,15 @@ impl<'a> Rest<'a> {
             b'V' => 0,
             _ => return None,
         };
-        self.take(count).map(drop)
+        self.take(count)?;
+        Some(Nesting::Shallow)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nesting {
+    Shallow,
+    Deep,
 }
 
 /// Puts the substitute for every byte that is not part of UTF-8.
@@ -458,8 +633,35 @@ mod tests {
         frame(3, content)
     }
 
+    /// A frame with these headers, and a priority after them.
+    fn headers(headers: &[&[u8]]) -> Vec<u8> {
+        let flags = 0b0010_1000_0000_0000_u16.to_be_bytes();
+        let payload = [&BASIC[..], &[0; 10], &flags, &long(&headers.concat()), &[9]];
+        frame(HEADER, &payload.concat())
+    }
+
+    /// A header that is so many arrays or tables in one another.
+    fn nested(name: &[u8], kind: u8, levels: usize) -> Vec<u8> {
+        let mut value = Vec::new();
+        for level in 0..levels {
+            value = [&[kind][..], &long(&value)].concat();
+            if kind == b'F' && level + 1 < levels {
+                value = [&short(b"in")[..], &value].concat();
+            }
+        }
+        [short(name), value].concat()
+    }
+
+    fn says(name: &str, left_out: u32) -> Vec<u8> {
+        [&short(name.as_bytes())[..], b"i", &left_out.to_be_bytes()].concat()
+    }
+
     fn mended(bytes: &[u8], slice: usize) -> Vec<u8> {
-        let mut frames = Frames::default();
+        mended_for(usize::MAX, bytes, slice)
+    }
+
+    fn mended_for(largest: usize, bytes: &[u8], slice: usize) -> Vec<u8> {
+        let mut frames = Frames::new(largest);
         let mut out = Vec::new();
         let mut buffer = [0; 13];
         for piece in bytes.chunks(slice.max(1)) {
@@ -498,6 +700,90 @@ mod tests {
         for slice in [1, 2, 7, 8, 64, usize::MAX] {
             assert_eq!(mended(&sent, slice), expected, "{slice}");
         }
+    }
+
+    #[test]
+    fn a_header_that_nests_too_deep_is_left_out_and_another_says_so() {
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        let (deepest, levels) = (usize::from(DEPTH), 5_000);
+        for kind in [b'A', b'F'] {
+            let fits = headers(&[&nested(b"fits", kind, deepest), &small]);
+            assert_eq!(mended(&fits, 100), fits);
+            let sent = [
+                headers(&[
+                    &nested(b"a", kind, deepest + 1),
+                    &small,
+                    &nested(b"", kind, 99),
+                ]),
+                body(b"between"),
+                headers(&[
+                    &small,
+                    &nested(b"a", kind, if kind == b'A' { levels } else { 300 }),
+                ]),
+            ];
+            let expected = [
+                headers(&[&small, &says("\u{1a}depth", 2)]),
+                body(b"between"),
+                headers(&[&small, &says("\u{1a}depth", 1)]),
+            ];
+            assert_eq!(mended(&sent.concat(), 1000), expected.concat());
+        }
+        assert_eq!(Harm::said_by("\u{1a}depth"), Some(Harm::Depth));
+    }
+
+    fn tune(frame_max: u32) -> Vec<u8> {
+        let payload = [&TUNE[..], &[0, 0], &frame_max.to_be_bytes(), &[0, 60]];
+        frame(METHOD, &payload.concat())
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_into_a_frame_are_left_out_but_for_where_the_record_stands() {
+        let text = |name: &[u8], bytes: usize| {
+            [&short(name)[..], b"S", &long(&vec![b'x'; bytes])].concat()
+        };
+        let position = [&short(b"x-stream-offset")[..], b"l", &[7; 8]].concat();
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        // A frame of 8,192 bytes to the last of them, with 8 around it, 14 and 4 before the headers and 1 after them.
+        let full = text(b"full", 8192 - 8 - 14 - 4 - 1 - 10);
+        let fits = headers(&[&full]);
+        assert_eq!(fits.len(), 8192);
+        let too_many: Vec<Vec<u8>> = (0..1000).map(|_| text(b"one", 7)).collect();
+        let too_many: Vec<&[u8]> = too_many.iter().map(Vec::as_slice).collect();
+        for (largest, tuned) in [(8192, 0), (8192, 131_072), (usize::MAX, 8192)] {
+            let mended = |frame: &[u8]| {
+                let out = mended_for(largest, &[&tune(tuned), frame].concat(), 1000);
+                out[tune(tuned).len()..].to_vec()
+            };
+            assert_eq!(mended(&fits), fits, "{largest} {tuned}");
+            assert_eq!(
+                mended(&headers(&[&full, &small, &position])),
+                headers(&[&small, &position, &says("\u{1a}size", 1)]),
+                "{largest} {tuned}"
+            );
+            let cut = mended(&headers(&too_many));
+            assert!((8000..=8192).contains(&cut.len()), "{}", cut.len());
+            let deep = nested(b"deep", b'A', 99);
+            assert_eq!(
+                mended(&headers(&[&full, &deep, &small])),
+                headers(&[&small, &says("\u{1a}depth", 2)]),
+                "{largest} {tuned}"
+            );
+        }
+        let huge = headers(&[&text(b"huge", 200_000), &position]);
+        let expected = headers(&[&position, &says("\u{1a}size", 1)]);
+        assert_eq!(mended_for(16_384, &huge, 1000), expected);
+        assert_eq!(mended(&huge, 1000), huge);
+    }
+
+    #[test]
+    fn of_two_headers_that_say_where_a_record_stands_the_first_is_believed() {
+        let stands = |offset: u8| [&short(b"x-stream-offset")[..], b"B", &[offset]].concat();
+        let small = [short(b"small"), b"V".to_vec()].concat();
+        let sent = headers(&[&stands(1), &small, &stands(2), &stands(3)]);
+        assert_eq!(mended(&sent, 100), headers(&[&stands(1), &small]));
+        let nested = [&short(b"in")[..], b"F", &long(&stands(2))].concat();
+        let sent = headers(&[&nested, &stands(1)]);
+        assert_eq!(mended(&sent, 100), sent);
     }
 
     #[test]

@@ -5,9 +5,9 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, ShortString};
 
-use super::mending::SUBSTITUTE;
+use super::mending::{DEPTH, Harm, SUBSTITUTE};
 use crate::event::id::Position;
-use crate::event::{HeaderValue, Message};
+use crate::event::{HeaderValue, Message, Poison, Reason};
 
 /// The header in which a stream says where a record is (a signed 64-bit number).
 pub(super) const OFFSET: &str = "x-stream-offset";
@@ -21,13 +21,9 @@ pub(super) struct Origin {
     pub body: Bytes,
     /// None where the queue has no positions.
     pub position: Option<Position>,
-    /// What of it was not UTF-8 and was mended, if anything was.
-    pub mended: Option<&'static str>,
+    /// How many of its headers did harm and were left out.
+    pub headers_left_out: u32,
 }
-
-/// What the message of a mended delivery has for a body. Its texts are not what its producer wrote, so it must not be
-/// delivered as if they were: whoever judges it finds that it is not UTF-8.
-const UNREADABLE: &[u8] = b"\xff";
 
 /// Takes a delivery apart: its message, and what a dead letter would need. The body is shared, not copied.
 pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
@@ -39,15 +35,21 @@ pub(super) fn take_apart(delivery: Delivery) -> (Message, Origin) {
         data,
         ..
     } = delivery;
+    let harm = harm(&properties);
     let origin = Origin {
-        mended: mended(&exchange, &routing_key, &properties),
         exchange,
         position: position(&properties),
         body: Bytes::from(data),
         routing_key,
         properties,
+        headers_left_out: harm.map_or(0, |(_, left_out)| left_out),
     };
-    (origin.message(redelivered), origin)
+    let mut message = origin.message(redelivered);
+    message.fault = match harm {
+        Some((harm, _)) => Some(bad_headers(harm)),
+        None => mended(&origin).map(not_utf8),
+    };
+    (message, origin)
 }
 
 impl Origin {
@@ -63,23 +65,51 @@ impl Origin {
             timestamp: *properties.timestamp(),
             expiration: text(properties.expiration()),
             redelivered,
-            body: match self.mended {
-                Some(_) => Bytes::from_static(UNREADABLE),
-                None => self.body.clone(),
-            },
+            fault: None,
+            body: self.body.clone(),
         }
     }
 }
 
+/// What harm its headers did, and how many of them were left out.
+fn harm(properties: &BasicProperties) -> Option<(Harm, u32)> {
+    let table = properties.headers().as_ref()?;
+    table.into_iter().find_map(|(name, value)| {
+        let left_out = match value {
+            AMQPValue::LongUInt(left_out) => *left_out,
+            _ => 0,
+        };
+        Some((Harm::said_by(name.as_str())?, left_out))
+    })
+}
+
+fn bad_headers(harm: Harm) -> Poison {
+    let detail = match harm {
+        Harm::Depth => {
+            format!("a header nests more than {DEPTH} tables and arrays; it is left out here")
+        }
+        Harm::Size => {
+            "headers and properties do not fit into a frame; headers that do not are left out here"
+                .to_owned()
+        }
+    };
+    Poison::new(Reason::BadHeaders, &detail)
+}
+
+/// Its texts are not what its producer wrote: it must not be delivered as if they were.
+fn not_utf8(what: &str) -> Poison {
+    let detail = format_args!(
+        "{what} is not UTF-8; each illegal byte is replaced by the control character SUB here"
+    );
+    Poison::new(Reason::NotUtf8, &detail)
+}
+
 /// The first text that was mended. One that was sent with a substitute in it is taken for such a one.
-fn mended(
-    exchange: &ShortString,
-    routing_key: &ShortString,
-    properties: &BasicProperties,
-) -> Option<&'static str> {
+fn mended(origin: &Origin) -> Option<&'static str> {
+    let properties = &origin.properties;
     let texts = [
-        ("the exchange", Some(exchange)),
-        ("the routing key", Some(routing_key)),
+        ("the exchange", Some(&origin.exchange)),
+        ("the routing key", Some(&origin.routing_key)),
         ("the type", properties.kind().as_ref()),
         ("the message_id", properties.message_id().as_ref()),
         ("the content type", properties.content_type().as_ref()),
@@ -111,14 +141,18 @@ pub(super) fn position(properties: &BasicProperties) -> Option<Position> {
     }
 }
 
+/// Whether a header of this name is not its producer's, but was added between it and us.
+pub(super) fn is_added(name: &str) -> bool {
+    name == OFFSET || Harm::said_by(name).is_some()
+}
+
 fn headers(properties: &BasicProperties) -> Vec<(String, HeaderValue)> {
     let Some(table) = properties.headers() else {
         return Vec::new();
     };
-    let own = |name: &ShortString| name.as_str() == OFFSET;
     table
         .into_iter()
-        .filter(|(name, _)| !own(name))
+        .filter(|(name, _)| !is_added(name.as_str()))
         .map(|(name, value)| (name.as_str().to_owned(), header(value)))
         .collect()
 }
@@ -190,6 +224,7 @@ mod tests {
                 timestamp: Some(1_700_000_000),
                 expiration: Some("60000".to_owned()),
                 redelivered: true,
+                fault: None,
                 body: Bytes::from_static(b"{}"),
             }
         );
@@ -198,10 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_whose_texts_were_mended_is_not_utf8_to_whoever_judges_it_and_keeps_its_body_for_the_dead_letter()
-     {
+    fn a_delivery_whose_texts_or_headers_were_mended_is_poison_and_keeps_its_body() {
         let plain = take_apart(delivery(FieldTable::default()));
-        assert_eq!(plain.1.mended, None);
+        assert_eq!(plain.0.fault, None);
         let mut table = FieldTable::default();
         table.insert("\u{1a}".into(), AMQPValue::Boolean(true));
         let named = delivery(table);
@@ -209,15 +243,22 @@ mod tests {
         keyed.routing_key = "team.\u{1a}".into();
         let mut typed = delivery(FieldTable::default());
         typed.properties = typed.properties.with_type("caf\u{1a}".into());
-        for (delivery, what) in [
-            (named, "a header's name"),
-            (keyed, "the routing key"),
-            (typed, "the type"),
+        let mut table = FieldTable::default();
+        table.insert("\u{1a}depth".into(), AMQPValue::LongUInt(3));
+        table.insert("\u{1a}".into(), AMQPValue::Boolean(true));
+        let deep = delivery(table);
+        for (delivery, reason, what, left_out) in [
+            (named, Reason::NotUtf8, "a header's name", 0),
+            (keyed, Reason::NotUtf8, "the routing key", 0),
+            (typed, Reason::NotUtf8, "the type", 0),
+            (deep, Reason::BadHeaders, "a header nests", 3),
         ] {
             let (message, origin) = take_apart(delivery);
-            assert_eq!(origin.mended, Some(what));
-            assert!(std::str::from_utf8(&message.body).is_err());
-            assert_eq!(origin.body, Bytes::from_static(b"{}"));
+            let fault = message.fault.expect("a fault");
+            assert_eq!(fault.reason, reason);
+            assert!(fault.detail.starts_with(what), "{fault}");
+            assert_eq!(message.body, Bytes::from_static(b"{}"));
+            assert_eq!(origin.headers_left_out, left_out);
         }
     }
 

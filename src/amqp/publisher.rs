@@ -21,7 +21,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{self, Role, SMALL_FRAMES, Suspicion};
+use super::connection::{self, FRAME_MAX, Role, Suspicion};
 use super::mending;
 use super::trust::Passage;
 use super::{BrokerConfig, Error, topology};
@@ -103,7 +103,7 @@ impl Publisher {
     #[must_use]
     pub fn new(config: &BrokerConfig) -> Self {
         let size = config.publish_pool_size.max(1);
-        let pools = Arc::new(Pools::new(config, size, Some(SMALL_FRAMES)));
+        let pools = Arc::new(Pools::new(config, size, Some(FRAME_MAX)));
         let wide = Arc::new(Pools::new(config, 1, None));
         Self {
             shared: Arc::new(Shared {
@@ -197,7 +197,7 @@ impl Publisher {
 
     fn link_for(&self, parcel: &Parcel<'_>) -> &Link {
         let shared = &self.shared;
-        if parcel.size + FRAME_OVERHEAD > SMALL_FRAMES as usize {
+        if parcel.size + FRAME_OVERHEAD > FRAME_MAX as usize {
             return &shared.wide;
         }
         let turn = shared.turn.fetch_add(1, Ordering::Relaxed) % shared.links.len();
@@ -292,10 +292,11 @@ impl Pools {
         let passage =
             Passage::to(node, config.trust.as_ref()).map_err(|error| error.to_string())?;
         let properties = connection::properties(config, Role::Publisher);
+        let uri = node.uri(config.heartbeat, self.frame_max);
         let manager = Manager::new(
             node.uri_text(config.heartbeat, self.frame_max),
             move || properties.clone(),
-            mending::runtime(passage),
+            mending::runtime(passage, uri.query.frame_max),
         );
         let settings = PoolConfig {
             timeouts: patience,

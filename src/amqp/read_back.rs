@@ -128,8 +128,6 @@ struct Link {
     /// The node whose turn it is.
     node: usize,
     suspicion: Suspicion,
-    /// A record has headers that do not fit into small ones.
-    needs_large_frames: bool,
     backoff: Backoff,
     faults: FaultLog,
     retry_at: Option<Instant>,
@@ -143,15 +141,8 @@ impl Link {
         {
             return Ok(Arc::clone(connection));
         }
-        let frame_max = (!self.needs_large_frames).then_some(connection::SMALL_FRAMES);
-        let connection = connection::connect_in_turn(
-            config,
-            self.node,
-            Role::ReadBack,
-            frame_max,
-            &self.suspicion,
-        )
-        .await?;
+        let connection =
+            connection::connect_in_turn(config, self.node, Role::ReadBack, &self.suspicion).await?;
         Ok(Arc::clone(self.connection.insert(Arc::new(connection))))
     }
 
@@ -166,7 +157,6 @@ impl Link {
             return;
         };
         self.node = self.node.wrapping_add(1);
-        self.needs_large_frames |= error.is_frame_too_large();
         let wait = self.backoff.next();
         self.retry_at = Some(now + wait);
         if let Some(times) = self.faults.note(&error, now) {

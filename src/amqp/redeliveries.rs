@@ -3,7 +3,8 @@
 //!
 //! The queue gives no number to a message that outlives a link, so it is known again by what it is. Only a delivery
 //! that the broker marks as redelivered can be a repeat, and each that was had before excuses one of them: two equal
-//! messages stay two.
+//! messages stay two. What does not come again soon after a link was lost, the broker has let go of, and it is forgotten:
+//! it must not excuse an equal one that is redelivered another day.
 
 use std::collections::VecDeque;
 
@@ -95,6 +96,16 @@ impl Redeliveries {
         }
     }
 
+    /// Whether anything of the links before may come again.
+    pub(super) fn expects(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    /// What has not come again by now will not.
+    pub(super) fn forget_before(&mut self) {
+        self.before.clear();
+    }
+
     fn recall(&mut self, fingerprint: Fingerprint) -> Option<Had> {
         // They come again in their order: the first that fits is near the front.
         let index = self
@@ -153,6 +164,7 @@ impl Fingerprint {
         let Message {
             position: _,
             redelivered: _,
+            fault: _,
             routing_key,
             headers,
             kind,
@@ -258,6 +270,18 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_come_again_in_time_does_not_excuse_an_equal_one() {
+        let mut redeliveries = lost_after([1, 2]);
+        assert!(redeliveries.expects());
+        assert_eq!(redeliveries.deliver(1, print(2), true), Arrival::Done);
+        redeliveries.forget_before();
+        assert!(!redeliveries.expects());
+        assert_eq!(redeliveries.deliver(2, print(1), true), Arrival::New);
+        redeliveries.link_is_lost();
+        assert_eq!(redeliveries.deliver(1, print(2), true), Arrival::Done);
+    }
+
+    #[test]
     fn a_repeat_may_be_repeated_when_the_next_link_is_lost_too() {
         let mut redeliveries = lost_after([1, 2]);
         assert_eq!(redeliveries.deliver(1, print(1), true), Arrival::Done);
@@ -354,6 +378,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::from_static(b"1"),
         }
     }

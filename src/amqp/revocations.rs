@@ -75,7 +75,6 @@ impl Revocations {
                 &self.config,
                 node,
                 Role::Revocations,
-                Some(connection::SMALL_FRAMES),
                 &suspicion,
             ));
             let connected = tokio::select! {

@@ -19,6 +19,10 @@ use super::{BrokerConfig, Error, connection, stream};
 /// How long a reading that broke off rests.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long nothing may come while nothing that came is unsettled: at the latest the record that ends the stretch must. A
+/// reader that the broker has forgotten without a word is not noticed otherwise.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// The one reading that may be under way on a link.
 pub(super) struct Sweep<'a> {
     connection: &'a Connection,
@@ -42,6 +46,8 @@ pub(super) struct Reading {
     pub settlements: Settlements,
     channel: Channel,
     deliveries: lapin::Consumer,
+    /// When it was last heard of, or told something.
+    last: Instant,
 }
 
 impl<'a> Sweep<'a> {
@@ -89,12 +95,25 @@ impl<'a> Sweep<'a> {
                             settlements: Settlements::default(),
                             channel,
                             deliveries,
+                            last: Instant::now(),
                         });
                     }
                     Err(error) => return Some(Err(error)),
                 },
                 State::Reading(reading) => {
-                    return Some(match reading.deliveries.next().await {
+                    let silent = is_silent(reading.last, &reading.settlements);
+                    let delivery = tokio::select! {
+                        biased;
+                        delivery = reading.deliveries.next() => delivery,
+                        () = silent => {
+                            return Some(Err(Error::Timeout {
+                                action: "reading again".to_owned(),
+                                seconds: SILENCE.as_secs(),
+                            }));
+                        }
+                    };
+                    reading.last = Instant::now();
+                    return Some(match delivery {
                         Some(Ok(delivery)) => Ok(delivery),
                         Some(Err(error)) => Err(connection::lost("reading again", &error)),
                         None => Err(Error::Cancelled {
@@ -135,7 +154,42 @@ impl<'a> Sweep<'a> {
                 .channel
                 .basic_ack(tag, BasicAckOptions { multiple: true });
             connection::answer("acknowledging what was read again", telling).await?;
+            reading.last = Instant::now();
         }
         Ok(())
+    }
+}
+
+/// Returns when the broker has kept silent for too long; never while it waits for us, as a dead letter that cannot be
+/// confirmed holds the acks back.
+fn is_silent(last: Instant, settlements: &Settlements) -> impl Future<Output = ()> + Send + use<> {
+    let waits_for_us = settlements.unacknowledged() > 0;
+    async move {
+        match waits_for_us {
+            true => pending().await,
+            false => sleep_until(last + SILENCE).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::id::Position;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_means_something_only_where_the_broker_does_not_wait_for_us() {
+        let began = Instant::now();
+        let mut settlements = Settlements::default();
+        is_silent(began, &settlements).await;
+        assert_eq!(began.elapsed(), SILENCE);
+        settlements.deliver(1, Some(Position::new(7)));
+        let waiting = tokio::time::timeout(10 * SILENCE, is_silent(began, &settlements)).await;
+        assert!(waiting.is_err(), "a dead letter is under way");
+        settlements.settle(1);
+        assert_eq!(settlements.take_due(), Some(1));
+        let told = Instant::now();
+        is_silent(told, &settlements).await;
+        assert_eq!(told.elapsed(), SILENCE);
     }
 }

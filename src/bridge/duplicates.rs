@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use crate::event::Message;
 use crate::event::audience::Audience;
-use crate::event::id::Position;
 
 /// How many ids are remembered.
 const MAX_IDS: usize = 100_000;
@@ -26,7 +25,17 @@ pub(super) struct Duplicates {
     seen: HashMap<u64, Seen, BuildHasherDefault<AsItIs>>,
     /// In the order they came, with when.
     order: VecDeque<(Instant, u64)>,
-    reach: Option<u64>,
+    when: When,
+}
+
+/// What tells how long ago an id was seen.
+#[derive(Clone, Copy, Debug, Default)]
+enum When {
+    /// The messages' timestamps, or, where one bears none, when they came.
+    #[default]
+    Arrival,
+    /// Their timestamps alone.
+    Timestamp,
 }
 
 /// When and where an id was seen last.
@@ -34,7 +43,6 @@ pub(super) struct Duplicates {
 struct Seen {
     at: Instant,
     timestamp: Option<u64>,
-    position: Option<Position>,
 }
 
 /// What is a keyed hash already needs no other.
@@ -58,11 +66,11 @@ impl Hasher for AsItIs {
 }
 
 impl Duplicates {
-    /// For records that are read faster than they were published: how long ago one was is told by its producer's timestamp,
-    /// or, where it bears none, by how many records lie between, of which there may be `reach`.
-    pub(super) fn within(reach: u64) -> Self {
+    /// For records that are read faster than they were published. Where one bears no timestamp nobody can say how long ago
+    /// it was, and it is no repeat: to be sent twice can be mended, not to be sent cannot.
+    pub(super) fn by_timestamp() -> Self {
         Self {
-            reach: Some(reach),
+            when: When::Timestamp,
             ..Self::default()
         }
     }
@@ -95,11 +103,9 @@ impl Duplicates {
         {
             return true;
         }
-        let (timestamp, position) = (message.timestamp, message.position);
         let seen = Seen {
             at: now,
-            timestamp,
-            position,
+            timestamp: message.timestamp,
         };
         self.seen.insert(id, seen);
         self.order.push_back((now, id));
@@ -110,10 +116,7 @@ impl Duplicates {
         if let (Some(first), Some(second)) = (seen.timestamp, message.timestamp) {
             return first.abs_diff(second) <= MAX_AGE.as_secs();
         }
-        match (self.reach, seen.position, message.position) {
-            (Some(reach), Some(first), Some(second)) => first.get().abs_diff(second.get()) <= reach,
-            _ => true,
-        }
+        matches!(self.when, When::Arrival)
     }
 }
 
@@ -139,6 +142,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: bytes::Bytes::new(),
         }
     }
@@ -169,22 +173,20 @@ mod tests {
 
     #[test]
     fn what_is_read_at_once_and_was_published_long_after_is_no_repeat() {
-        let mut duplicates = Duplicates::within(100);
+        let mut duplicates = Duplicates::by_timestamp();
         let now = Instant::now();
         let published = |seconds: u64| Message {
             timestamp: Some(seconds),
             ..message("daily")
         };
-        let at = |position: u64| Message {
-            position: Some(Position::new(position)),
-            ..message("counted")
-        };
         assert!(!duplicates.has_seen(&team("7"), &published(1000), now));
         assert!(duplicates.has_seen(&team("7"), &published(1600), now));
         assert!(!duplicates.has_seen(&team("7"), &published(1601), now));
         assert!(duplicates.has_seen(&team("7"), &published(2201), now));
-        assert!(!duplicates.has_seen(&team("7"), &at(5), now));
-        assert!(duplicates.has_seen(&team("7"), &at(105), now));
-        assert!(!duplicates.has_seen(&team("7"), &at(106), now));
+        // Nobody can say.
+        assert!(!duplicates.has_seen(&team("7"), &message("daily"), now));
+        assert!(!duplicates.has_seen(&team("7"), &message("daily"), now));
+        assert!(!duplicates.has_seen(&team("7"), &published(2202), now));
+        assert!(duplicates.has_seen(&team("7"), &published(2203), now));
     }
 }

@@ -12,10 +12,6 @@ use crate::event::{self, Message};
 use crate::frame::Frame;
 use crate::hub::{Reading, Readings};
 
-/// How many records may lie between a message without a timestamp and its repeat: as many as a reading begins before the
-/// oldest cursor.
-const REACH: u64 = 4096;
-
 /// Who waits for old records, joined with the rules that make events of them.
 #[derive(Debug)]
 pub struct ReadBacks {
@@ -38,7 +34,7 @@ impl event::ReadBacks for ReadBacks {
         ReadBack {
             rules: Arc::clone(&self.rules),
             reading: self.readings.next().await,
-            duplicates: Duplicates::within(REACH),
+            duplicates: Duplicates::by_timestamp(),
         }
     }
 }

@@ -687,6 +687,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }

@@ -76,6 +76,7 @@ mod tests {
             timestamp: None,
             expiration: None,
             redelivered: false,
+            fault: None,
             body: bytes::Bytes::new(),
         };
         rules.address(&message).unwrap().attributes

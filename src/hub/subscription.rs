@@ -245,12 +245,13 @@ impl Subscription {
 
     fn tell_missed(&mut self) -> Update {
         let missed = std::mem::take(&mut self.missed);
+        if self.shared.config.backpressure == Backpressure::Disconnect {
+            // It comes back for them: they are lost only if they are gone by then, and that it is told.
+            return Update::Overrun;
+        }
         let dropped = &self.shared.metrics.events_dropped;
         dropped.of("slow").inc_by(missed.passed);
         dropped.of("superseded").inc_by(missed.superseded);
-        if self.shared.config.backpressure == Backpressure::Disconnect {
-            return Update::Overrun;
-        }
         let exact = Some(missed.events()).filter(|_| !missed.inexact && self.filter.is_empty());
         Update::Gap(self.told(Gap {
             reason: GapReason::Slow,

@@ -251,6 +251,14 @@ async fn a_bridge_set_to_disconnect_ends_a_slow_stream_and_the_client_returns_an
         )
         .await;
 
+    assert_eq!(
+        bridge
+            .metric("sse_bridge_events_dropped_total{reason=\"slow\"}")
+            .await,
+        0.0,
+        "it returns for them"
+    );
+
     let mut returned = slow.reconnect().await;
     producer.publish(padded(COUNT)).await;
     let rest = returned.events(COUNT + 1 - received).await;

@@ -24,14 +24,14 @@ pub use client::{Client, Silence};
 pub use collector::Collector;
 pub use deadline::{eventually, within};
 pub use event_stream::{Event, EventStream, Item};
-pub use foreign::{Foreign, Issuer};
+pub use foreign::{Foreign, Issuer, hex, raw_header, raw_long_header};
 pub use http::{BodyDecoder, encode_head, read_head, request};
 pub use key_server::{KeyServer, jwks};
 pub use producer::{Message, Persistent, Producer};
 pub use proxy::{Direction, Proxy};
 #[allow(unused_imports, reason = "the benchmarks log in with it")]
 pub use rabbitmq::USER;
-pub use rabbitmq::{PASSWORD, RabbitMq, Vhost};
+pub use rabbitmq::{PASSWORD, RabbitMq, Taken, Vhost};
 pub use run::{command, free_port, new_folder};
 pub use swarm::Swarm;
 

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Vhost, eventually};
+use crate::harness::{
+    Bridge, Client, Foreign, Message, RabbitMq, SOON, Setup, Taken, Vhost, eventually, hex,
+    raw_header, raw_long_header,
+};
 
 const DEAD_LETTERS: &str = "events.sse.dlq";
 
@@ -267,6 +270,150 @@ async fn a_stream_made_anew_while_no_bridge_ran_has_its_own_poison_dead_lettered
     let mut clients = [Client::connect(&bridge, "").await];
     settle_all(&vhost, &[&bridge], &mut clients).await;
     assert_eq!(letters_now(&vhost).await, 0);
+}
+
+#[tokio::test]
+async fn a_stream_made_anew_under_a_link_that_is_not_told_has_its_own_poison_dead_lettered() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let mut bridge = replica(&vhost, "first").start().await;
+    let producer = vhost.producer().await;
+    // The token of the old stream says more than the new one will have.
+    producer
+        .publish_all((0..50).map(|n| Message::to("team.7.x", n.to_string())))
+        .await;
+    producer.publish(Message::to("team.7.x", "old")).await;
+    assert_eq!(take(&vhost, 1).await, ["old"]);
+    bridge.signal(Signal::TERM);
+    bridge.wait_exit(SOON).await;
+    let bridge = replica(&vhost, "first").start().await;
+    bridge
+        .wait_metric("sse_bridge_dead_letter_duty", |duty| duty == 1.0)
+        .await;
+    // RabbitMQ forgets who reads it, and tells nobody of its end.
+    let forget = format!(
+        "[gen_server2:cast(C, {{queue_event, Q, eol}}) || {{{{Q = {{resource, <<\"{}\">>, queue, <<\"events.sse\">>}}, C, _}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created)].",
+        vhost.name()
+    );
+    shared.control(&["eval", &forget]).await;
+    vhost.delete_queue("events.sse").await;
+    let other = replica(&vhost, "second").start().await;
+    producer.publish(Message::to("team.7.x", "new")).await;
+    other.kill();
+    assert_eq!(take(&vhost, 1).await, ["new"]);
+    assert!(bridge.output().contains("made anew"));
+}
+
+/// Arrays in arrays, so many.
+fn nested(levels: u32) -> Vec<u8> {
+    let arrays = (0..levels).rev();
+    arrays
+        .flat_map(|within| [&b"A"[..], &(5 * within).to_be_bytes()].concat())
+        .collect()
+}
+
+#[tokio::test]
+async fn headers_that_would_harm_whoever_reads_them_are_dead_lettered_and_stop_nothing() {
+    let shared = RabbitMq::shared().await;
+    // A stream of RabbitMQ 3.10 keeps no arrays and tables.
+    for kind in ["quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let messages = [
+            message("1", &[raw_long_header("shallow", b'A', &nested(31))]),
+            message(
+                "\"deep\"",
+                &[raw_long_header("deep", b'A', &nested(26_000))],
+            ),
+            message("2", &[]),
+        ];
+        Foreign::Raw.publish(&vhost, &messages).await;
+        assert_eq!(client.data(2).await, ["1", "2"], "{kind}");
+        let letters = vhost.take(DEAD_LETTERS, 1).await;
+        let said: Vec<_> = letters.iter().map(what_it_says).collect();
+        let deep = "a header nests more than 32 tables and arrays; it is left out here";
+        assert_eq!(said, [("\"deep\"".to_owned(), deep.to_owned())], "{kind}");
+        settle_all(&vhost, &[&bridge], &mut [client]).await;
+        assert_eq!(
+            bridge.metric("sse_bridge_broker_reconnects_total").await,
+            0.0,
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_header_by_which_a_producer_says_where_its_record_stands_is_not_believed() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = Bridge::on(&vhost).start().await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let far = raw_header("x-stream-offset", b'l', &(1_i64 << 61).to_be_bytes());
+    let messages = [("1", 2), ("2", 1), ("3", 0)].map(|(body, times)| {
+        json!({"topic": "team.7.x", "body": body, "headers": hex(&far.repeat(times))})
+    });
+    Foreign::Raw.publish(&vhost, &messages).await;
+    assert_eq!(client.data(3).await, ["1", "2", "3"]);
+    assert_eq!(letters_now(&vhost).await, 0);
+}
+
+/// A message with these headers, and one that a dead letter keeps.
+fn message(body: &str, headers: &[Vec<u8>]) -> serde_json::Value {
+    let headers = [
+        &headers.concat()[..],
+        &raw_long_header("kept", b'S', b"here"),
+    ]
+    .concat();
+    json!({"topic": "team.7.x", "body": body, "headers": hex(&headers)})
+}
+
+#[tokio::test]
+async fn headers_that_do_not_fit_into_a_frame_are_dead_lettered_and_stop_nothing() {
+    /// What a header called "large" may have at most beside the other in a frame of RabbitMQ's default size.
+    const MOST: usize = 131_072 - 27 - 14 - 11;
+    let shared = RabbitMq::shared().await;
+    for kind in ["stream", "quorum", "classic"] {
+        let vhost = shared.vhost();
+        let setup = Bridge::on(&vhost).set("RABBITMQ_EVENTS_QUEUE_TYPE", kind);
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let large = |bytes| [raw_long_header("large", b'S', &vec![b'x'; bytes])];
+        let messages = [
+            message("1", &large(16_000)),
+            message("\"large\"", &large(17_000)),
+            message("\"largest\"", &large(MOST)),
+            message("2", &[]),
+        ];
+        Foreign::Raw.publish(&vhost, &messages).await;
+        assert_eq!(client.data(2).await, ["1", "2"], "{kind}");
+        let letters = vhost.take(DEAD_LETTERS, 2).await;
+        let said: BTreeMap<_, _> = letters.iter().map(what_it_says).collect();
+        let detail =
+            "headers and properties do not fit into a frame; headers that do not are left out here";
+        let expected =
+            ["\"large\"", "\"largest\""].map(|body| (body.to_owned(), detail.to_owned()));
+        assert_eq!(said, BTreeMap::from(expected), "{kind}");
+        settle_all(&vhost, &[&bridge], &mut [client]).await;
+        assert_eq!(
+            bridge.metric("sse_bridge_broker_reconnects_total").await,
+            0.0,
+            "{kind}"
+        );
+        // At the newest record of a stream they stop no start either.
+        Foreign::Raw.publish(&vhost, &messages[2..3]).await;
+        vhost.take(DEAD_LETTERS, 1).await;
+        bridge.kill();
+        setup.start().await;
+    }
+}
+
+/// The body of a letter about bad headers, and its detail.
+fn what_it_says(letter: &Taken) -> (String, String) {
+    let header = |name| letter.header(name).unwrap_or_default();
+    assert_eq!(header("x-bridge-reason"), "bad_headers");
+    assert_eq!(header("kept"), "here");
+    (letter.body.clone(), header("x-bridge-detail"))
 }
 
 #[tokio::test]

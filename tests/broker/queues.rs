@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
-use crate::harness::{Bridge, Client, Message, Proxy, RabbitMq, SOON, Silence, eventually, within};
+use crate::harness::{
+    Bridge, Client, Direction, Message, Proxy, RabbitMq, SOON, Silence, eventually, within,
+};
 
 #[tokio::test]
 async fn every_queue_type_delivers_in_both_scopes() {
@@ -350,4 +352,68 @@ async fn an_expired_message_is_not_delivered() {
         )
         .await;
     assert_eq!(client.next(Duration::ZERO).await, Err(Silence::Nothing));
+}
+
+/// Waits until the bridge has said this.
+async fn says(bridge: &Bridge, what: &str) {
+    eventually(what, SOON, async || {
+        bridge.output().contains(what).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_lost_link_had_does_not_excuse_an_equal_message_that_is_redelivered_much_later() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let proxy = Proxy::to(shared.port()).await;
+    let bridge = Bridge::at(&vhost.url_at(proxy.port()))
+        .set("RABBITMQ_EVENTS_QUEUE_TYPE", "quorum")
+        .set("RABBITMQ_HEARTBEAT_SECONDS", 1)
+        .set("RUST_LOG", "info,sse_bridge::amqp::consumer=debug")
+        .start()
+        .await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    let tick = || Message::to("team.7.n", "\"tick\"");
+    // The broker has no acknowledgement of it, and never delivers it again.
+    proxy.silence_one(Direction::Outward);
+    producer.publish(tick()).await;
+    assert_eq!(client.data(1).await, ["\"tick\""]);
+    vhost.delete_queue("events.sse").await;
+    proxy.restore();
+    says(&bridge, "what the links before had is forgotten").await;
+    // It is on its way when the link breaks.
+    proxy.silence_one(Direction::Inward);
+    producer.publish(tick()).await;
+    eventually("it is delivered", SOON, async || {
+        let (waiting, _) = vhost.queue("events.sse").await?;
+        (waiting == 0).then_some(())
+    })
+    .await;
+    proxy.restore();
+    assert_eq!(client.data(1).await, ["\"tick\""]);
+}
+
+#[tokio::test]
+async fn a_look_for_the_newest_record_that_gets_no_answer_holds_up_no_delivery() {
+    let shared = RabbitMq::shared().await;
+    let vhost = shared.vhost();
+    let proxy = Proxy::to(shared.port()).await;
+    let bridge = Bridge::at(&vhost.url_at(proxy.port()))
+        .set("RABBITMQ_HEARTBEAT_SECONDS", 60)
+        .set("RUST_LOG", "info,sse_bridge::amqp::consumer=debug")
+        .start()
+        .await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    producer.publish(Message::to("team.7.n", "1")).await;
+    assert_eq!(client.data(1).await, ["1"]);
+    proxy.silence_one(Direction::Outward);
+    says(&bridge, "looking for the newest record").await;
+    producer.publish(Message::to("team.7.n", "2")).await;
+    // Long before the look is given up.
+    let event = client.next(Duration::from_secs(5)).await;
+    assert_eq!(event.map(|event| event.data), Ok("2".to_owned()));
+    proxy.restore();
 }

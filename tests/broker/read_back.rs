@@ -319,29 +319,44 @@ async fn a_repeat_of_a_message_is_known_where_it_is_read_back() {
     let mut client = Client::connect(&bridge, "team_id=7").await;
     producer
         .publish_all([
-            Message::to("team.7.n", "\"first\"").id("a"),
+            Message::to("team.7.n", "\"first\"")
+                .id("a")
+                .timestamp(1_000_000),
+            Message::to("team.7.n", "\"daily\"").id("d"),
             Message::to("team.7.n", "\"last\"").id("b"),
         ])
         .await;
-    assert_eq!(client.data(2).await, ["\"first\"", "\"last\""]);
+    let before = ["\"first\"", "\"daily\"", "\"last\""];
+    assert_eq!(client.data(3).await, before);
     let id = client.last_id().to_owned();
     drop(client);
     // Its producer had no confirm, and tries again.
     producer
-        .publish(Message::to("team.7.n", "\"first\"").id("a"))
+        .publish(
+            Message::to("team.7.n", "\"first\"")
+                .id("a")
+                .timestamp(1_000_001),
+        )
         .await;
+    for _ in 0..2 {
+        producer
+            .publish(
+                Message::to("team.7.n", "\"new\"")
+                    .id("c")
+                    .timestamp(1_000_001),
+            )
+            .await;
+    }
+    // It bears no timestamp: it may be of another day.
     producer
-        .publish(Message::to("team.7.n", "\"new\"").id("c"))
-        .await;
-    producer
-        .publish(Message::to("team.7.n", "\"new\"").id("c"))
+        .publish(Message::to("team.7.n", "\"daily\"").id("d"))
         .await;
     producer.publish_all(numbered(0..200)).await;
-    consumed(&bridge, 205).await;
+    consumed(&bridge, 207).await;
     let mut client = returning(&bridge, "team_id=7", &id).await;
-    let mut expected = vec!["\"new\"".to_owned()];
+    let mut expected = vec!["\"new\"".to_owned(), "\"daily\"".to_owned()];
     expected.extend(numbers(0..200));
-    assert_eq!(client.data(201).await, expected);
+    assert_eq!(client.data(202).await, expected);
     assert_eq!(resumes(&bridge, "stream").await, 1.0);
 }
 

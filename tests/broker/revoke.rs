@@ -10,8 +10,8 @@ use serde_json::json;
 use sse_bridge::event::id::{EventId, Mark};
 
 use crate::harness::{
-    Bridge, Client, Event, Item, Message, Proxy, RabbitMq, SOON, Setup, Silence, Vhost, eventually,
-    request,
+    Bridge, Client, Event, Foreign, Item, Message, Proxy, RabbitMq, SOON, Setup, Silence, Vhost,
+    eventually, hex, raw_long_header, request,
 };
 
 const TOKEN: &str = "a-token-that-nobody-prints-0123456789";
@@ -418,6 +418,21 @@ async fn a_record_that_cannot_be_read_is_counted_and_those_behind_it_are_heard()
             .await,
         4.0
     );
+}
+
+#[tokio::test]
+async fn a_record_whose_headers_fill_a_frame_keeps_no_replica_from_hearing_those_behind_it() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let setup = Bridge::on(&vhost);
+    let first = start(setup.clone()).await;
+    // As large as a producer may make them: the stream adds one more.
+    let headers = raw_long_header("large", b'S', &vec![b'x'; 131_072 - 27 - 11]);
+    let record = json!({"exchange": "", "topic": STREAM, "body": "{}", "headers": hex(&headers)});
+    Foreign::Raw.publish(&vhost, &[record]).await;
+    revoke(&first, "7").await;
+    let second = start(setup).await;
+    knows(&second, 1.0).await;
+    knows(&first, 1.0).await;
 }
 
 #[tokio::test]

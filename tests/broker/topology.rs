@@ -159,6 +159,35 @@ async fn names_of_exchange_queue_and_bindings_are_the_operators() {
 }
 
 #[tokio::test]
+async fn what_went_with_a_deleted_stream_may_be_published_again_under_its_message_id() {
+    let vhost = RabbitMq::shared().await.vhost();
+    let bridge = Bridge::on(&vhost).start().await;
+    let mut client = Client::connect(&bridge, "team_id=7").await;
+    let producer = vhost.producer().await;
+    let event = || Message::to("team.7.x", "1").id("a");
+    producer.publish_all([event(), event()]).await;
+    producer.publish(Message::to("team.7.x", "2")).await;
+    assert_eq!(client.data(2).await, ["1", "2"]);
+    vhost.delete_queue("events.sse").await;
+    bridge
+        .wait_metric("sse_bridge_broker_reconnects_total", |count| count >= 1.0)
+        .await;
+    bridge
+        .wait_metric("sse_bridge_broker_up", |up| up == 1.0)
+        .await;
+    producer.publish_all([event(), event()]).await;
+    producer.publish(Message::to("team.7.x", "3")).await;
+    let mut data = Vec::new();
+    while data.last().is_none_or(|last| last != "3") {
+        let event = client.event().await;
+        if !event.is_control() {
+            data.push(event.data);
+        }
+    }
+    assert_eq!(data, ["1", "3"]);
+}
+
+#[tokio::test]
 async fn a_deleted_queue_is_declared_again_and_delivery_goes_on() {
     let shared = RabbitMq::shared().await;
     for kind in ["stream", "quorum", "classic"] {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ use crate::metrics::Metrics;
 const FLUSH: Duration = Duration::from_millis(50);
 /// How often the broker is asked what is in the queue.
 const WATCH: Duration = Duration::from_secs(10);
+/// How long a broker that has lost a link may take to deliver again what that had, besides what it takes to notice: two
+/// heartbeats.
+const REDELIVERY: Duration = Duration::from_secs(5);
+/// RabbitMQ's heartbeat, where nobody asks for another.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 /// How long dead letters on their way may take at the end.
 const LAST_LETTERS: Duration = Duration::from_secs(5);
 /// How long the broker may take to stop delivering at the end.
@@ -44,7 +50,9 @@ enum Step {
     Flush,
     Silence,
     Lull,
+    Looked(Result<Tail, Error>),
     Standing,
+    Forget,
     Acknowledged(u64),
     Delivery(Option<lapin::Result<Delivery>>),
     Swept(Option<Result<Delivery, Error>>),
@@ -63,7 +71,14 @@ impl<I: Intake> Run<I> {
         let batch = usize::from(config.prefetch / 2).max(1);
         let mut watching = Box::pin(watch(connection, &config, &metrics));
         let mut flush = Alarm::unset();
+        let redelivery = redelivery(connection);
+        let mut forget = Alarm::unset();
+        if self.redeliveries.expects() {
+            forget.set(Instant::now() + redelivery);
+        }
         let mut lull = self.is_stream().then(Lull::begin);
+        // Beside the deliveries, which need not wait for it.
+        let mut look: Option<Look<'_>> = None;
         let mut sweep = Sweep::new(connection, &config);
         loop {
             if let Some(stretch) = self.ledger.stretch() {
@@ -76,8 +91,10 @@ impl<I: Intake> Run<I> {
                 Some(settled) = self.letters.join_next() => Step::Letter(settled.ok()),
                 Ok(()) = self.standing.changed() => Step::Standing,
                 () = flush.rings() => Step::Flush,
+                () = forget.rings() => Step::Forget,
                 () = until(subscription.silence) => Step::Silence,
                 () = is_long(&mut lull) => Step::Lull,
+                tail = newest(&mut look) => Step::Looked(tail),
                 never = &mut watching => match never {},
                 tag = &mut subscription.answer => Step::Acknowledged(tag),
                 delivery = subscription.deliveries.next() => Step::Delivery(delivery),
@@ -94,6 +111,16 @@ impl<I: Intake> Run<I> {
                     self.stand();
                     None
                 }
+                Step::Forget if self.is_full(subscription) => {
+                    // What comes again may have to wait for room.
+                    forget.set(Instant::now() + redelivery);
+                    None
+                }
+                Step::Forget => {
+                    tracing::debug!("what the links before had is forgotten");
+                    self.redeliveries.forget_before();
+                    None
+                }
                 Step::Acknowledged(tag) => {
                     self.redeliveries.acknowledged(tag);
                     subscription.answered();
@@ -105,10 +132,27 @@ impl<I: Intake> Run<I> {
                 }
                 Step::Flush => self.acknowledge(subscription).await,
                 Step::Silence => self.silent(subscription),
-                Step::Lull => self.look_for_more(connection, subscription).await,
+                Step::Lull => {
+                    // Where it is full, the broker waits for us: a dead letter that cannot be confirmed holds the acks back.
+                    if look.is_none() && !self.is_full(subscription) {
+                        tracing::debug!("nothing comes; looking for the newest record");
+                        look = Some(Look {
+                            tail: Box::pin(find_tail(connection, &config.queue)),
+                            is_moot: false,
+                        });
+                    }
+                    None
+                }
+                Step::Looked(tail) => match look.take() {
+                    Some(look) if look.is_moot && tail.is_ok() => None,
+                    _ => self.looked(tail, subscription),
+                },
                 Step::Delivery(delivery) => {
                     if let Some(lull) = &mut lull {
                         lull.end();
+                    }
+                    if let Some(look) = &mut look {
+                        look.is_moot = true;
                     }
                     self.take_burst(delivery, subscription, batch)
                 }
@@ -141,22 +185,15 @@ impl<I: Intake> Run<I> {
         }
     }
 
-    /// Nothing has come for a while. If the stream has a newer record than the last that was read, that must come now:
-    /// its silence means something again.
-    async fn look_for_more(
-        &mut self,
-        connection: &Connection,
-        subscription: &mut Subscription,
-    ) -> Option<End> {
+    /// Whether the broker delivers nothing until it is told that something is settled.
+    fn is_full(&self, subscription: &Subscription) -> bool {
         let prefetch = usize::from(self.consumer.config.prefetch);
-        if subscription.settlements.unacknowledged() >= prefetch {
-            // The broker waits for us: a dead letter that cannot be confirmed holds the acks back.
-            return None;
-        }
-        let tail = tokio::select! {
-            tail = find_tail(connection, &self.consumer.config.queue) => tail,
-            () = &mut self.stopping => return Some(End::Stopped),
-        };
+        subscription.settlements.unacknowledged() >= prefetch
+    }
+
+    /// Nothing had come for a while, and this is the newest record. If it is newer than the last that was read, that must
+    /// come now: its silence means something again.
+    fn looked(&self, tail: Result<Tail, Error>, subscription: &mut Subscription) -> Option<End> {
         let is_suspicious = match tail {
             Ok(Tail::At(tail)) => self.progress.is_behind(tail) || self.progress.is_another(tail),
             // Where a record was read, one must be.
@@ -479,6 +516,15 @@ impl<I: Intake> Run<I> {
     }
 }
 
+/// How long what a link before had may still come again over this one.
+fn redelivery(connection: &Connection) -> Duration {
+    let heartbeat = match connection.configuration().heartbeat() {
+        0 => HEARTBEAT,
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    heartbeat * 2 + REDELIVERY
+}
+
 /// Tells the broker what is settled, at the end.
 async fn tell_last(subscription: &mut Subscription) {
     if let Some(tag) = subscription.settlements.take_due() {
@@ -511,6 +557,22 @@ async fn watch(connection: &Connection, config: &BrokerConfig, metrics: &Metrics
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot count what is in the queue"),
         }
+    }
+}
+
+/// A look for the newest record.
+struct Look<'a> {
+    tail: Pin<Box<dyn Future<Output = Result<Tail, Error>> + Send + 'a>>,
+    /// Something has come since it began: what it finds may be older than that. It goes on, as one that is dropped may
+    /// leave a channel open.
+    is_moot: bool,
+}
+
+/// What the look finds, if there is one. Cancel-safe.
+async fn newest(look: &mut Option<Look<'_>>) -> Result<Tail, Error> {
+    match look {
+        Some(look) => look.tail.as_mut().await,
+        None => pending().await,
     }
 }
 

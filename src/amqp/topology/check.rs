@@ -131,9 +131,8 @@ async fn check_node(
     config: &BrokerConfig,
 ) -> Result<(Connection, connection::Greeting), Error> {
     let greeting = connection::greet(node, config).await?;
-    let frame_max = Some(connection::SMALL_FRAMES);
     let suspicion = Suspicion::default();
-    let connection = connection::connect(node, config, Role::Check, frame_max, &suspicion).await?;
+    let connection = connection::connect(node, config, Role::Check, &suspicion).await?;
     Ok((connection, greeting))
 }
 

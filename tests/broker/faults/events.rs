@@ -1,5 +1,7 @@
 //! What is published in a run, made from its number: so that whoever receives it can tell whether that is what was sent.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::history::{Intent, Scope};
 use crate::harness::Message;
 
@@ -29,7 +31,9 @@ pub fn make(number: u64, publisher: u32, random: &mut fastrand::Rng) -> (Intent,
         80..90 => (of_user(), format!("team.{team}.note"), Some(user)),
         _ => ("broadcast".to_owned(), "broadcast.news".to_owned(), None),
     };
-    let mut message = Message::to(&topic, body(number)).id(&message_id(number));
+    let mut message = Message::to(&topic, body(number))
+        .id(&message_id(number))
+        .timestamp(now());
     if let Some(user) = header {
         message = message.header("user-id", &user.to_string());
     }
@@ -49,7 +53,9 @@ pub fn make(number: u64, publisher: u32, random: &mut fastrand::Rng) -> (Intent,
 /// An event that marks a moment, for everybody who takes broadcasts.
 pub fn make_mark(number: u64, publisher: u32) -> (Intent, Message) {
     let topic = "broadcast.mark".to_owned();
-    let mut message = Message::to(&topic, body(number)).id(&message_id(number));
+    let mut message = Message::to(&topic, body(number))
+        .id(&message_id(number))
+        .timestamp(now());
     if let Some(name) = name(number) {
         message = message.kind(name);
     }
@@ -79,6 +85,12 @@ fn make_poison(number: u64, publisher: u32, random: &mut fastrand::Rng) -> (Inte
         poison: Some(reason.to_owned()),
     };
     (intent, Message::to(&topic, bytes).id(&message_id(number)))
+}
+
+/// Without it a repeat is not known where it is read back.
+fn now() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.expect("a clock that is set").as_secs()
 }
 
 /// The number in a message's id.

@@ -15,6 +15,8 @@ pub enum Foreign {
     AioPika,
     /// Pika in a program whose texts are in Latin-1: what is not ASCII goes out as bytes that are not UTF-8.
     Latin1,
+    /// Pika in a program that makes its headers itself, byte by byte: they are given in hexadecimal.
+    Raw,
 }
 
 impl Foreign {
@@ -27,6 +29,7 @@ impl Foreign {
             Self::Pika => "pika_publish.py",
             Self::AioPika => "aio_pika_publish.py",
             Self::Latin1 => "latin1_publish.py",
+            Self::Raw => "raw_publish.py",
         };
         let mut process = python(script)
             .arg(vhost.url())
@@ -47,6 +50,23 @@ impl Foreign {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+/// One header in the bytes that AMQP has for it: its name, the letter of its type, and its value.
+pub fn raw_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("a short name");
+    [&[length], name.as_bytes(), &[kind], value].concat()
+}
+
+/// The same, with a value that says how long it is.
+pub fn raw_long_header(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("a short value");
+    raw_header(name, kind, &[&length.to_be_bytes(), value].concat())
+}
+
+/// As [`Foreign::Raw`] takes headers.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An issuer of tokens: PyJWT, with keys that nobody else has.

@@ -67,7 +67,7 @@ impl RabbitMq {
     /// The node that tests share, started by the first that asks.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
-        SHARED.get_or_init(|| Self::start_new(160, None)).await
+        SHARED.get_or_init(|| Self::start_new(180, None)).await
     }
 
     /// A node for one test, which may do with it what it likes.
