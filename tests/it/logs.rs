@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Bridge, Client, SOON, event};
+use crate::harness::{Authority, Bridge, Client, SOON, event, eventually};
+use crate::tls::{self, Http2};
 
 const CLOSED: &str = "stream closed";
 const OPENED: &str = "stream opened";
@@ -73,4 +74,33 @@ async fn lines_of_streams_can_be_had_in_full_or_not_at_all() {
         output.contains("listening") && !output.contains("stream "),
         "{output}"
     );
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_costs_lines_and_nothing_else() {
+    let authority = Authority::new();
+    let mut bridge = tls::with(&authority.sign("server", &["localhost"], 2090))
+        .let_go_of_the_log()
+        .start_listening()
+        .await;
+    let hangs_up = Http2::connect(bridge.public, &authority).await;
+    let streams = [
+        hangs_up.stream("team_id=7", &[]).await,
+        hangs_up.stream("team_id=8", &[]).await,
+    ];
+    let stays = Http2::connect(bridge.public, &authority).await;
+    let open = r#"sse_bridge_connections{transport="sse"}"#;
+    assert_eq!(stays.metric(open).await, 2.0);
+    // Each of these would have been a line.
+    drop((streams, hangs_up));
+    stays.publish("team", "for nobody").await;
+    let dead = r#"sse_bridge_dead_letters_total{reason="unaddressed"}"#;
+    eventually("it is counted what became of them", SOON, async || {
+        let sockets = stays.metric("sse_bridge_sockets").await;
+        let all = (stays.metric(open).await, sockets, stays.metric(dead).await);
+        (all == (0.0, 1.0, 1.0)).then_some(())
+    })
+    .await;
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.wait_exit(SOON).await, Some(0));
 }
