@@ -262,9 +262,17 @@ impl App {
             head.console,
         );
         let (public, admin) = match head.console {
-            Console::Dev => (public.merge(operators), None),
+            Console::Dev => {
+                let all = routes::dev(public, operators, &config.http.cors_origins);
+                (all, None)
+            }
             Console::Serve => {
                 let admin = routes::admin(operators, head.revoking, lifecycle.clone());
+                let is_for_this_machine = config.http.admin_bind.ip().is_loopback();
+                let admin = match is_for_this_machine {
+                    true => routes::for_this_machine(admin),
+                    false => admin,
+                };
                 (public, Some(admin))
             }
         };

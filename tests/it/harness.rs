@@ -98,10 +98,10 @@ impl Setup {
 
     /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
     pub async fn start_serve(self) -> Bridge {
-        self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
-            .set("ADMIN_BIND", "127.0.0.1:0")
-            .start_command("serve")
-            .await
+        let mut setup = self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()));
+        let admin = setup.environment.entry("ADMIN_BIND".to_owned());
+        admin.or_insert_with(|| "127.0.0.1:0".to_owned());
+        setup.start_command("serve").await
     }
 
     async fn start_command(&self, command: &str) -> Bridge {
@@ -271,7 +271,7 @@ impl Producer {
         self.raw
             .send(
                 format!(
-                    "POST /publish HTTP/1.1\r\nHost: bridge\r\nContent-Length: {}\r\n\r\n{body}",
+                    "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
                     body.len()
                 )
                 .as_bytes(),
