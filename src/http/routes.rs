@@ -109,6 +109,7 @@ pub fn admin(operators: Router, revoking: Option<Arc<Revoking>>, lifecycle: Life
         .merge(operators)
         .fallback(not_found_by_operators)
         .method_not_allowed_fallback(method_not_allowed_to_operators)
+        .layer(middleware::from_fn(unambiguous))
 }
 
 /// The listener of `dev`: all that there is, for this machine and its own pages, as there is no login.

@@ -237,6 +237,28 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
     assert_eq!(listener.data(1).await, ["\"honest\""]);
 }
 
+#[tokio::test]
+async fn the_admin_listener_too_takes_a_body_by_its_length_alone() {
+    let bridge = Bridge::dev()
+        .set("AUTH_MODE", "token")
+        .set("AUTH_TOKEN", "0123456789abcdef")
+        .start_serve()
+        .await;
+    for (lines, status) in [
+        ("Host: localhost\r\nTransfer-Encoding: chunked\r\n", 411),
+        ("Host: localhost\r\nHost: localhost\r\n", 400),
+        ("", 400),
+    ] {
+        let mut raw = Raw::connect(bridge.admin()).await;
+        let request = format!("POST /revoke HTTP/1.1\r\n{lines}\r\n2\r\n{{}}\r\n0\r\n\r\n");
+        raw.send(request.as_bytes()).await;
+        let answer = raw.rest().await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{lines:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+}
+
 /// The status of an answer, which may have no end.
 async fn status_for(address: SocketAddr, target: &str, host: &str) -> u16 {
     let mut raw = Raw::connect(address).await;

@@ -399,3 +399,30 @@ fn state(bridge: SocketAddr, client: SocketAddr) -> Option<u8> {
         is_it.then_some(u8::from_str_radix(cells.get(3)?, 16).ok()?)
     })
 }
+
+#[tokio::test]
+async fn a_path_that_cannot_be_read_is_not_logged_however_closely_one_looks() {
+    let authority = Authority::new();
+    let mut bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("RUST_LOG", "debug")
+        .start_listening()
+        .await;
+    let mut connection = Frames::connect(bridge.public, &authority).await;
+    connection.subscribe("team_id=7").await;
+    let request = get(3, "/events?access_token=stands-in-no-log\u{1}");
+    connection.send(&request).await.expect("the bridge reads");
+    let reset = async {
+        while let Ok(Some(frame)) = connection.incoming.next().await {
+            if frame.kind == RST_STREAM {
+                return;
+            }
+        }
+        panic!("the stream is reset");
+    };
+    within("a reset", SOON, reset).await;
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.wait_exit(SOON).await, Some(0));
+    let output = bridge.output();
+    assert!(output.contains("stream opened"), "{output}");
+    assert!(!output.contains("stands-in-no-log"), "{output}");
+}
