@@ -198,7 +198,7 @@ impl Server {
             let limits = &served.limits;
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
-            let mut head_timeout = HEAD_TIMEOUT;
+            let mut welcome = Welcome::In;
             let mut told = None;
             let mut seat = None;
             let client =
@@ -211,7 +211,7 @@ impl Server {
                     continue;
                 }
                 router = &room.when_full;
-                head_timeout = TOLD_HEAD_TIMEOUT;
+                welcome = Welcome::Told;
             } else if let Some(client) = client {
                 match limits.admit(client) {
                     Ok(taken) => seat = taken,
@@ -222,7 +222,7 @@ impl Server {
                         };
                         told = Some(permit);
                         router = over;
-                        head_timeout = TOLD_HEAD_TIMEOUT;
+                        welcome = Welcome::Told;
                     }
                 }
             }
@@ -234,7 +234,7 @@ impl Server {
                 served: Arc::clone(&served),
                 router: router.clone(),
                 link: Arc::new(Link::new(peer)),
-                head_timeout,
+                welcome,
             };
             connections.spawn(async move {
                 visit.serve(socket).await;
@@ -283,8 +283,26 @@ pub(super) struct Visit {
     pub(super) served: Arc<Served>,
     router: Router,
     pub(super) link: Arc<Link>,
-    /// How long it may take over the head of each request, and over a TLS handshake before the first.
-    pub(super) head_timeout: Duration,
+    pub(super) welcome: Welcome,
+}
+
+/// What a connection is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Welcome {
+    /// For whatever its client asks.
+    In,
+    /// For one answer, after which it makes room for the next that is to be told.
+    Told,
+}
+
+impl Welcome {
+    /// How long its client may take over the head of each request, and over a TLS handshake before the first.
+    pub(super) const fn head_timeout(self) -> Duration {
+        match self {
+            Self::In => HEAD_TIMEOUT,
+            Self::Told => TOLD_HEAD_TIMEOUT,
+        }
+    }
 }
 
 impl Served {
@@ -327,7 +345,7 @@ impl Visit {
     async fn serve_tls(&self, tls: &Tls, connection: Connection) {
         let shaking = tls.acceptor().accept(connection);
         // Both are boxed, so that a connection holds its session once, and nothing of the handshake.
-        let stream = match Box::pin(timeout(self.head_timeout, shaking)).await {
+        let stream = match Box::pin(timeout(self.welcome.head_timeout(), shaking)).await {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.link.peer, %error, "TLS handshake failed");

@@ -426,3 +426,35 @@ async fn a_path_that_cannot_be_read_is_not_logged_however_closely_one_looks() {
     assert!(output.contains("stream opened"), "{output}");
     assert!(!output.contains("stands-in-no-log"), "{output}");
 }
+
+#[tokio::test]
+async fn who_is_only_told_that_it_is_one_too_many_is_told_once() {
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("HTTP_MAX_CONNECTIONS", 1)
+        .start_listening()
+        .await;
+    let mut held = Frames::connect(bridge.public, &authority).await;
+    held.subscribe("team_id=7").await;
+    // Asks on and on, and heeds nothing that it is told: no GOAWAY, no ping.
+    let mut told = Frames::connect(bridge.public, &authority).await;
+    let (mut answers, mut goodbye) = (0, None);
+    let asking = async {
+        for number in 0.. {
+            let request = get(number * 2 + 1, "/healthz");
+            if told.send(&request).await.is_err() {
+                return;
+            }
+            loop {
+                match told.incoming.next().await {
+                    Ok(Some(frame)) if frame.kind == DATA => break answers += 1,
+                    Ok(Some(frame)) => goodbye = frame.code().or(goodbye),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    };
+    within("the end of that connection", SOON, asking).await;
+    assert!(answers > 0);
+    assert_eq!(goodbye, Some(0));
+}
