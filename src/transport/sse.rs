@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::Transport;
 use super::limits::{ClientAddress, Full};
-use super::request::{EventsRequest, Heartbeat};
+use super::request::{EventsRequest, Heartbeat, LAST_EVENT_ID};
 use super::session::{Client, CloseReason, Session, Step};
 use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
@@ -117,19 +117,30 @@ pub async fn events(
         headers: &headers,
         query: query.as_deref(),
     };
+    let unauthenticated =
+        |error: Unauthenticated| refuse(refusal_reason(&error), Problem::from(error));
+    let token = transport
+        .authenticator
+        .token(&shown)
+        .map_err(unauthenticated)?;
+    let takes_events = accepts_event_stream(&headers);
+    let last_event_id = headers.get(LAST_EVENT_ID).cloned();
+    // A token whose key may be new waits, and all else that the request bears is not held meanwhile.
+    drop(headers);
     let grant = transport
         .authenticator
-        .authenticate(shown)
+        .grant(token)
         .await
-        .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
-    if !accepts_event_stream(&headers) {
+        .map_err(unauthenticated)?;
+    if !takes_events {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
             "bad_request",
             Problem::new(StatusCode::NOT_ACCEPTABLE, detail),
         ));
     }
-    let request = EventsRequest::parse(query.as_deref(), &headers, &transport.attributes)
+    let last_event_id = last_event_id.as_ref();
+    let request = EventsRequest::parse(query.as_deref(), last_event_id, &transport.attributes)
         .map_err(|error| refuse("bad_request", Problem::bad_request(error.to_string())))?;
     let scope = grant
         .scope(&request.wanted)
