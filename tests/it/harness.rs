@@ -27,7 +27,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -223,6 +223,19 @@ impl Bridge {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process.child), signal).expect("the bridge is running");
+    }
+
+    /// Leaves it so many descriptors besides those that it has open now.
+    pub fn leave_descriptors(&self, more: u64) {
+        let id = self.process.child.id();
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("its descriptors");
+        let limit = Some(open.count() as u64 + more);
+        let limit = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        let pid = Pid::from_child(&self.process.child);
+        prlimit(Some(pid), Resource::Nofile, limit).expect("a lower limit may be set");
     }
 
     /// Waits for it to end by itself; its exit code, if it was no signal that ended it.

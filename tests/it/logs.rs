@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Authority, Bridge, Client, SOON, event, eventually};
+use crate::harness::{Authority, Bridge, Client, Raw, SOON, event, eventually};
 use crate::tls::{self, Http2};
 
 const CLOSED: &str = "stream closed";
@@ -103,4 +103,26 @@ async fn a_log_that_nobody_reads_any_more_costs_lines_and_nothing_else() {
     .await;
     bridge.signal(Signal::TERM);
     assert_eq!(bridge.wait_exit(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_lack_of_descriptors_is_told_less_and_less_often() {
+    const CANNOT: &str = "cannot accept a connection";
+    let bridge = Bridge::dev().start().await;
+    bridge.leave_descriptors(2);
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(Raw::connect(bridge.public).await);
+    }
+    // It is tried 20 times a second.
+    let line = bridge
+        .log_line_where(|line| {
+            let message = line["fields"]["message"].as_str().unwrap_or_default();
+            message.contains(CANNOT) && line["fields"]["times"].as_u64() > Some(1)
+        })
+        .await;
+    assert_eq!(line["level"], "ERROR");
+    let lines = bridge.output().matches(CANNOT).count() as u64;
+    let times = line["fields"]["times"].as_u64().unwrap();
+    assert!(lines <= 3 && times > lines, "{times} times, {lines} lines");
 }
