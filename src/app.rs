@@ -262,9 +262,17 @@ impl App {
             head.console,
         );
         let (public, admin) = match head.console {
-            Console::Dev => (public.merge(operators), None),
+            Console::Dev => {
+                let all = routes::dev(public, operators, &config.http.cors_origins);
+                (all, None)
+            }
             Console::Serve => {
                 let admin = routes::admin(operators, head.revoking, lifecycle.clone());
+                let is_for_this_machine = config.http.admin_bind.ip().is_loopback();
+                let admin = match is_for_this_machine {
+                    true => routes::for_this_machine(admin),
+                    false => admin,
+                };
                 (public, Some(admin))
             }
         };
@@ -360,7 +368,8 @@ impl App {
     /// close the doors. A second signal ends that at once.
     ///
     /// # Errors
-    /// When signals cannot be received, when the source ended by itself, or when a second signal cut the drain short.
+    /// When signals cannot be received, when the source ended by itself or a task panicked, or when a second signal cut the
+    /// drain short.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let Self {
@@ -456,11 +465,12 @@ impl App {
         tracing::info!(public = %public_address, admin = admin_address.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "listening");
 
         tokio::select! {
+            // Of an intake that panicked is told that it did, not that it ended.
+            biased;
             () = signals.next() => {}
-            ended = &mut intake => {
-                ended.context("the task that consumes events panicked")?;
-                anyhow::bail!("the task that consumes events ended by itself");
-            }
+            // Whoever starts it again has all of it; without a listener or its keys it would go on as if all were well.
+            name = lifecycle.panicked() => anyhow::bail!("the task \"{name}\" panicked; standard error says where"),
+            _ = &mut intake => anyhow::bail!("the task that consumes events ended by itself"),
         }
         tracing::info!(
             seconds = drain.as_secs(),

@@ -14,7 +14,7 @@ use std::fmt;
 
 pub use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
-pub use self::authenticator::{Authenticator, Unauthenticated};
+pub use self::authenticator::{Authenticator, ShownToken, Unauthenticated};
 pub use self::claims::{BadClaim, ClaimName, ClaimNames, MAX_TOKEN_ID_BYTES, is_token_id};
 pub use self::credentials::{ACCESS_TOKEN, BadCredentials, CookiePlace, Places, Shown};
 pub use self::grant::{Forbidden, Grant, Permission, Reach, Validity, Wanted};

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -143,12 +144,19 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// How long what is left of a command's tasks may take to end, once its work is done.
+const LAST_TASKS: Duration = Duration::from_secs(1);
+
 /// Runs a command's work to its end.
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(work)
+        .build()?;
+    let ended = runtime.block_on(work);
+    // Dropped, it would wait for threads however long they take (one that looks a name up in a DNS that does not answer), and
+    // signals would find nobody who listens.
+    runtime.shutdown_timeout(LAST_TASKS);
+    ended
 }
 
 /// Writes to standard output. Who closes it has read enough (`| head -1`): that is no failure, and the rest goes nowhere.
@@ -165,4 +173,31 @@ fn say(text: impl Display) -> anyhow::Result<()> {
 /// Writes a line to standard error, as far as somebody reads it.
 fn complain(text: impl Display) {
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_command_ends_though_a_thread_of_its_does_not() {
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let work = async {
+                let (begun, beginning) = tokio::sync::oneshot::channel();
+                drop(tokio::task::spawn_blocking(|| {
+                    begun.send(()).expect("it is waited for");
+                    loop {
+                        std::thread::park();
+                    }
+                }));
+                Ok(beginning.await?)
+            };
+            ended.send(block_on(work)).unwrap();
+        });
+        let outcome = end.recv_timeout(Duration::from_secs(20));
+        outcome.expect("it ends").unwrap();
+    }
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -59,6 +60,15 @@ impl Lifecycle {
         self.awaits_revocations.store(false, Ordering::Release);
     }
 
+    /// Resolves when a task of any stage has panicked, with its name: what it did is done by nobody any more. Cancel-safe.
+    pub async fn panicked(&self) -> &'static str {
+        tokio::select! {
+            name = self.intake.panicked.wait() => name,
+            name = self.streams.panicked.wait() => name,
+            name = self.doors.panicked.wait() => name,
+        }
+    }
+
     /// What `/readyz` answers.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
@@ -79,18 +89,40 @@ impl Lifecycle {
 pub struct Stage {
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// The name of the first task that panicked. Set as that unwinds; read by whoever waits for [`Lifecycle::panicked`].
+    panicked: Arc<SetOnce<&'static str>>,
+}
+
+/// Notes whether the task that holds it unwinds.
+struct Watched {
+    name: &'static str,
+    panicked: Arc<SetOnce<&'static str>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Only the first is told.
+            drop(self.panicked.set(self.name));
+        }
+    }
 }
 
 impl Stage {
     /// Starts a task that this stage waits for when it is stopped. The task must end soon after
-    /// [`Stage::stopping`] resolves. `name` appears in its log lines.
+    /// [`Stage::stopping`] resolves. `name` appears in its log lines. That it panics is noted: [`Lifecycle::panicked`].
     pub fn spawn<F>(&self, name: &'static str, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        let panicked = Arc::clone(&self.panicked);
+        let watched = async move {
+            let _watched = Watched { name, panicked };
+            task.await
+        };
         self.tasks
-            .spawn(task.instrument(tracing::info_span!("task", name)))
+            .spawn(watched.instrument(tracing::info_span!("task", name)))
     }
 
     /// Something that is no task but must have ended before this stage has: an answer under way. Held until then.
@@ -119,6 +151,10 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     #[tokio::test]
@@ -133,5 +169,23 @@ mod tests {
         assert_eq!(lifecycle.readiness(), Readiness::Ready);
         lifecycle.intake.stop().await;
         assert_eq!(lifecycle.readiness(), Readiness::Draining);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_told_by_its_name_and_one_that_ends_is_not() {
+        for which in 0..3 {
+            let lifecycle = Lifecycle::default();
+            let stage = [&lifecycle.intake, &lifecycle.streams, &lifecycle.doors][which];
+            stage.spawn("ends", async {}).await.unwrap();
+            let stays = stage.spawn("is cut off", std::future::pending::<()>());
+            stays.abort();
+            stays.await.unwrap_err();
+            let quiet = timeout(Duration::from_secs(1), lifecycle.panicked()).await;
+            quiet.expect_err("nothing panicked");
+            let panics = stage.spawn("panics", async { panic!("as a test") });
+            assert!(panics.await.unwrap_err().is_panic());
+            let name = timeout(Duration::from_secs(1), lifecycle.panicked()).await;
+            assert_eq!(name, Ok("panics"));
+        }
     }
 }

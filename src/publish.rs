@@ -13,7 +13,9 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::amqp;
-use crate::auth::{Authenticator, Forbidden, Grant, Permission, Revocations, Shown};
+use crate::auth::{
+    Authenticator, Forbidden, Grant, Permission, Revocations, Shown, ShownToken, Unauthenticated,
+};
 use crate::body;
 use crate::embedded;
 use crate::event::address::AddressRules;
@@ -95,7 +97,10 @@ pub async fn publish(
         query: query.as_deref(),
     };
     let mut trace = Publication::begin(publishing.tracer.as_ref(), &headers);
-    let answer = publishing.answer(shown, body, &mut trace).await;
+    let token = publishing.authenticator.token(&shown);
+    // A token whose key may be new waits, and all else that the request bears is not held meanwhile.
+    drop(headers);
+    let answer = publishing.answer(token, body, &mut trace).await;
     let outcome = match &answer {
         Ok(_) => "confirmed",
         Err(problem) if problem.status().is_client_error() => "refused",
@@ -113,11 +118,11 @@ pub async fn publish(
 impl Publishing {
     async fn answer(
         &self,
-        shown: Shown<'_>,
+        token: Result<ShownToken, Unauthenticated>,
         body: Body,
         trace: &mut Publication,
     ) -> Result<StatusCode, Problem> {
-        let grant = self.authenticator.authenticate(shown).await?;
+        let grant = self.authenticator.grant(token?).await?;
         grant.require(Permission::Publish).map_err(forbidden)?;
         // Not before it is known that it may publish.
         let body = body::read(body, self.body_limit()).await?;

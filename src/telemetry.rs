@@ -31,9 +31,14 @@ fn subscriber<W: Write>(
     in_colour: bool,
     writer: impl Fn() -> W + Send + Sync + 'static,
 ) -> anyhow::Result<Box<dyn Subscriber + Send + Sync>> {
-    // lapin logs messages that come back, bodies and all. What the setting says of it goes before.
-    let filter = EnvFilter::try_new(format!("lapin=off,{}", config.filter))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    // lapin logs messages that come back, bodies and all; h2, while it is looked at closely, a path that it cannot read, and the
+    // token that may stand in it. What the setting says of them goes before.
+    let filter = EnvFilter::try_new(format!("lapin=off,h2=info,{}", config.filter))?;
+    // Of a line that cannot be written (a full disk, a reader that has gone) nobody can be told: the library would, on standard
+    // error, and panics where that fails.
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false);
     Ok(match config.format {
         LogFormat::Json => Box::new(logs.with_writer(writer).event_format(Objects).finish()),
         LogFormat::Pretty => {

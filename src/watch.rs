@@ -29,7 +29,7 @@ use crate::hub::Hub;
 use crate::lifecycle::Lifecycle;
 use crate::problem::Problem;
 use crate::tail::{DEAD_LETTERS, Judged, Outcome, Tail, Told, Watcher};
-use crate::transport::request::EventsRequest;
+use crate::transport::request::{EventsRequest, LAST_EVENT_ID};
 
 /// How often it is looked what was judged.
 const TURN: Duration = Duration::from_millis(50);
@@ -74,8 +74,12 @@ pub async fn tail(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let request = EventsRequest::parse(query.as_deref(), &headers, &watching.attributes)
-        .map_err(|error| Problem::bad_request(error.to_string()))?;
+    let request = EventsRequest::parse(
+        query.as_deref(),
+        headers.get(LAST_EVENT_ID),
+        &watching.attributes,
+    )
+    .map_err(|error| Problem::bad_request(error.to_string()))?;
     // Whoever reaches this listener may see the metadata of all.
     let scope = Grant::undivided(&[Permission::Read])
         .scope(&request.wanted)

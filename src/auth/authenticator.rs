@@ -22,6 +22,10 @@ struct Inner {
     places: Places,
 }
 
+/// What a request shows: a token that is still to be judged, or nothing where none is wanted.
+#[derive(Debug)]
+pub struct ShownToken(Option<Secret>);
+
 /// How a token becomes a grant.
 #[derive(Debug)]
 enum Judge {
@@ -92,31 +96,44 @@ impl Authenticator {
         }))
     }
 
-    /// The grant that a request earns by what it shows. Waits only for a key that may be new, and for others' sake never
-    /// under a lock.
+    /// The token that a request shows, apart from all else that it bears.
     ///
     /// # Errors
-    /// [`Unauthenticated`] when this server wants a token and the request bears no valid one.
-    pub async fn authenticate(&self, shown: Shown<'_>) -> Result<Grant, Unauthenticated> {
+    /// [`Unauthenticated`] when this server wants a token and the request bears none that could be judged.
+    pub fn token(&self, shown: &Shown<'_>) -> Result<ShownToken, Unauthenticated> {
         let Inner { judge, places } = &*self.0;
-        match judge {
-            Judge::Anyone(permissions) => {
-                places.nothing_misplaced(&shown)?;
-                Ok(Grant::undivided(permissions))
+        Ok(ShownToken(match judge {
+            Judge::Anyone(_) => {
+                places.nothing_misplaced(shown)?;
+                None
             }
+            Judge::Shared(_) | Judge::Jwt(_) => {
+                Some(Secret::new(places.token(shown)?.into_owned()))
+            }
+        }))
+    }
+
+    /// The grant that a token earns. Waits only for a key that may be new, and for others' sake never under a lock: whoever
+    /// asks should hold no more of the request meanwhile than it needs.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`] when this server wants a token and this is no valid one.
+    pub async fn grant(&self, token: ShownToken) -> Result<Grant, Unauthenticated> {
+        let token = token.0.ok_or(BadCredentials::Missing);
+        match &self.0.judge {
+            Judge::Anyone(permissions) => Ok(Grant::undivided(permissions)),
             Judge::Shared(secret) => {
-                let token = places.token(&shown)?;
+                let (token, secret) = (token?, secret.expose().as_bytes());
                 // Constant time (RFC 9700 §2.6 in spirit): an answer's delay tells nothing about the secret but its length.
-                if bool::from(token.as_bytes().ct_eq(secret.expose().as_bytes())) {
+                if bool::from(token.expose().as_bytes().ct_eq(secret)) {
                     Ok(Grant::undivided(&Permission::ALL))
                 } else {
                     Err(Unauthenticated::Wrong)
                 }
             }
             Judge::Jwt(verifier) => {
-                let token = places.token(&shown)?;
                 verifier
-                    .verify(&token)
+                    .verify(token?.expose())
                     .await
                     .map_err(|refusal| match refusal {
                         Refusal::Bad(bad) => bad.into(),
@@ -147,7 +164,7 @@ mod tests {
             headers: &headers,
             query: None,
         };
-        authenticator.authenticate(shown).await
+        authenticator.grant(authenticator.token(&shown)?).await
     }
 
     fn of_mode(mode: AuthMode) -> Authenticator {

@@ -15,7 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::Algorithm;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use url::Url;
 
@@ -38,6 +38,8 @@ pub(super) struct RemoteKeys {
     known: watch::Receiver<Known>,
     /// Asks for a refresh; asking again while one is due changes nothing.
     wanted: Arc<Notify>,
+    /// A place for each request that may wait.
+    places: Arc<Semaphore>,
 }
 
 /// What fetches them. One a process.
@@ -62,8 +64,18 @@ struct Known {
 
 /// Why it cannot be told whether a token is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key server that knows whether this token is good cannot be reached: try again later")]
-pub struct KeysUnavailable;
+pub enum KeysUnavailable {
+    /// The key server does not answer.
+    #[error(
+        "the key server that knows whether this token is good cannot be reached: try again later"
+    )]
+    Unreachable,
+    /// As many wait for it as may.
+    #[error(
+        "the key server is still to be asked whether this token is good, and too many wait for that: try again later"
+    )]
+    Crowded,
+}
 
 /// Why keys cannot be fetched at all.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +107,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const IMPATIENT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a request waits for a key that may be new: for one interval and a fetch that is not slow.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How many may wait for it at one time: anybody can make up the name of a key, and no limit has counted these yet. Enough for all
+/// clients of a replica that come back while a new key is fetched.
+const MAX_WAITING: usize = 10_000;
 
 impl JwksConfig {
     /// The settings for keys at `url`.
@@ -147,6 +162,7 @@ impl RemoteKeys {
     ) -> Result<Arc<KeySet>, KeysUnavailable> {
         let asked_at = Instant::now();
         let mut known = self.known.clone();
+        let mut place = None;
         loop {
             let (keys, last) = {
                 let known = known.borrow_and_update();
@@ -157,14 +173,18 @@ impl RemoteKeys {
             match (keys, since) {
                 (Some(keys), _) if please(&keys) => return Ok(keys),
                 (Some(keys), Some((_, true))) => return Ok(keys),
-                (_, Some((_, false))) => return Err(KeysUnavailable),
+                (_, Some((_, false))) => return Err(KeysUnavailable::Unreachable),
                 _ => {}
+            }
+            if place.is_none() {
+                let taken = self.places.try_acquire();
+                place = Some(taken.map_err(|_| KeysUnavailable::Crowded)?);
             }
             self.wanted.notify_one();
             match timeout_at(asked_at + PATIENCE, known.changed()).await {
                 Ok(Ok(())) => {}
                 // Nobody refreshes any more, or it takes too long.
-                Ok(Err(_)) | Err(_) => return Err(KeysUnavailable),
+                Ok(Err(_)) | Err(_) => return Err(KeysUnavailable::Unreachable),
             }
         }
     }
@@ -185,6 +205,7 @@ impl KeyRefresh {
         let keys = RemoteKeys {
             known: receiver,
             wanted: Arc::clone(&wanted),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
         };
         let refresh = Self {
             client: client(&config.url)?,
@@ -304,4 +325,27 @@ fn client(url: &Uri) -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes
         // The next fetch is minutes away: by then whoever is between has forgotten the connection.
         .pool_max_idle_per_host(0)
         .build(connector))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_wait_for_a_key_that_may_be_new_and_the_next_is_sent_away_at_once() {
+        let url = "http://127.0.0.1:1/keys";
+        let config = JwksConfig::new(url, Duration::from_secs(300)).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let (keys, _nobody_fetches) =
+            KeyRefresh::new(&config, &[Algorithm::RS256], &metrics).unwrap();
+        let wait = || Box::pin(keys.current(|_| false));
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| wait()).collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+        let outcome = wait().now_or_never().expect("at once");
+        assert_eq!(outcome.unwrap_err(), KeysUnavailable::Crowded);
+        waiting.pop();
+        assert!(wait().now_or_never().is_none(), "a place is free again");
+    }
 }

@@ -104,26 +104,16 @@ impl Raw {
             .or(named)
             .and_then(|path| reading.toml(&path));
 
-        let builder = [config_file, env_file, Some(environment)]
-            .into_iter()
-            .flatten()
-            .fold(config::Config::builder(), |builder, layer| {
-                builder.add_source(layer)
-            });
-        let merged = builder
-            .build()
-            .and_then(|merged| merged.collect())
-            .unwrap_or_else(|error| {
-                reading
-                    .problems
-                    .push(format!("the settings cannot be joined: {error}"));
-                config::Map::new()
-            });
+        let layers = [Some(environment), env_file, config_file];
         let given = |name: &str| {
-            let value = merged.get(name)?;
-            let text = text_of(&value.kind).filter(|text| !text.is_empty())?;
-            let origin = value.origin().unwrap_or("unknown").to_owned();
-            Some(Given { text, origin })
+            let (text, origin) = layers
+                .iter()
+                .flatten()
+                .find_map(|layer| Some((layer.texts.get(name)?, &layer.origin)))?;
+            (!text.is_empty()).then(|| Given {
+                text: text.clone(),
+                origin: origin.clone(),
+            })
         };
         Self {
             given: SETTINGS
@@ -183,35 +173,9 @@ impl Raw {
 }
 
 /// One source's values under known names.
-#[derive(Clone)]
 struct Layer {
     origin: String,
     texts: BTreeMap<&'static str, String>,
-}
-
-/// Without the values, of which some are secret.
-impl std::fmt::Debug for Layer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Layer")
-            .field("origin", &self.origin)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<config::Map<String, Value>, config::ConfigError> {
-        let value = |text: &String| Value::new(Some(&self.origin), text.as_str());
-        Ok(self
-            .texts
-            .iter()
-            .map(|(name, text)| ((*name).to_owned(), value(text)))
-            .collect())
-    }
 }
 
 /// The reading of sources, and what was found wrong with them.

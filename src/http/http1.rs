@@ -128,7 +128,7 @@ where
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(visit.head_timeout)
+        .header_read_timeout(visit.welcome.head_timeout())
         .max_buf_size(HYPER_BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let ended = poll_fn(|context| match connection.poll_without_shutdown(context) {

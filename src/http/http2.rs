@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::chatter::Bounded;
-use super::server::{Answer, HYPER_BUFFER_BYTES, LINGER, Visit, linger};
+use super::server::{Answer, HYPER_BUFFER_BYTES, LINGER, Visit, Welcome, linger};
 use crate::transport::sse::Link;
 
 /// Streams that one connection may hold. A browser shares one connection among all tabs of an origin.
@@ -103,8 +103,9 @@ where
     let mut stopping = std::pin::pin!(visit.served.closing.stopping());
     let mut is_stopping = false;
     let mut is_closing = false;
-    // Runs while there is no stream: nobody holds a connection open for nothing.
-    let mut idle = std::pin::pin!(sleep(visit.head_timeout));
+    let is_told = visit.welcome == Welcome::Told;
+    // Runs while there is no stream: nobody holds a connection open for nothing. Of who is only told, from the first answer on.
+    let mut idle = std::pin::pin!(sleep(visit.welcome.head_timeout()));
     // Held from the first stream on: what was sent at the end may still wait in the connection when its streams are gone.
     let mut under_way = None;
     let ended = poll_fn(|context| {
@@ -135,11 +136,18 @@ where
             }
             while let Poll::Ready(Some(())) = streams.poll_next_unpin(context) {
                 moved = true;
-                if streams.is_empty() {
+                if is_told {
+                    // Whatever else its client asks for, and whether or not it heeds that the connection ends.
+                    if !is_closing {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                        idle.as_mut().reset(Instant::now() + LAST_WORDS);
+                    }
+                } else if streams.is_empty() {
                     let patience = if is_stopping {
                         LAST_WORDS
                     } else {
-                        visit.head_timeout
+                        visit.welcome.head_timeout()
                     };
                     idle.as_mut().reset(Instant::now() + patience);
                 }
@@ -148,7 +156,8 @@ where
                 break;
             }
         }
-        if streams.is_empty() && idle.as_mut().poll(context).is_ready() {
+        let may_end = streams.is_empty() || (is_told && is_closing);
+        if may_end && idle.as_mut().poll(context).is_ready() {
             if is_closing || is_stopping || under_way.is_none() {
                 return Poll::Ready(Ok(()));
             }

@@ -1,17 +1,19 @@
 //! Which path leads where, and what every answer bears.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING,
-    VARY,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER,
+    TRANSFER_ENCODING, VARY,
 };
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -107,6 +109,19 @@ pub fn admin(operators: Router, revoking: Option<Arc<Revoking>>, lifecycle: Life
         .merge(operators)
         .fallback(not_found_by_operators)
         .method_not_allowed_fallback(method_not_allowed_to_operators)
+        .layer(middleware::from_fn(unambiguous))
+}
+
+/// The listener of `dev`: all that there is, for this machine and its own pages, as there is no login.
+pub fn dev(public: Router, operators: Router, origins: &CorsOrigins) -> Router {
+    let of_known_pages = middleware::from_fn_with_state(Arc::new(origins.clone()), of_a_known_page);
+    for_this_machine(public.merge(operators).layer(of_known_pages))
+}
+
+/// What is served to this machine alone, and so not under a name: whose it is decides to which address it leads, so that a
+/// page of `evil.example` could have this listener's answers as those of its own origin (DNS rebinding).
+pub fn for_this_machine(router: Router) -> Router {
+    router.layer(middleware::from_fn(not_by_name))
 }
 
 /// What pages of other origins may do (Fetch §3.2): read streams and publish, with credentials where origins are named.
@@ -152,6 +167,63 @@ impl From<Refusal> for Problem {
     }
 }
 
+async fn not_by_name(request: Request, next: Next) -> Response {
+    if hosts(&request).all(is_of_this_machine) {
+        return next.run(request).await;
+    }
+    let detail = "this listener is for the machine that it runs on, and takes no name but localhost: ask http://127.0.0.1 \
+                  with its port; a proxy before it sends `Host: localhost`";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
+/// The hosts that a request is for, each with its port: one, or what is ambiguous.
+fn hosts(request: &Request) -> impl Iterator<Item = &str> {
+    let headers = request.headers().get_all(HOST).iter();
+    // What has no path is asked of a proxy, and refused as that.
+    let target = request.uri();
+    let named = target.authority().filter(|_| !target.path().is_empty());
+    headers
+        .map(|host| host.to_str().unwrap_or_default())
+        .chain(named.map(Authority::as_str))
+}
+
+fn is_of_this_machine(host: &str) -> bool {
+    host.parse::<Authority>().is_ok_and(|authority| {
+        let host = authority.host();
+        host.eq_ignore_ascii_case("localhost")
+            || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    })
+}
+
+/// A browser sends a POST of plain text for whichever page asks, and does not ask before (Fetch §4.1): where nobody shows a
+/// token, anybody's page could publish.
+async fn of_a_known_page(
+    State(origins): State<Arc<CorsOrigins>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut pages = request.headers().get_all(ORIGIN).iter();
+    if request.method() != Method::POST || pages.all(|page| is_known(page, &request, &origins)) {
+        return next.run(request).await;
+    }
+    let detail = "this page may not publish here, where there is no login: name its origin in HTTP_CORS_ORIGINS";
+    ([(VARY, "Origin")], Problem::forbidden(detail)).into_response()
+}
+
+fn is_known(page: &HeaderValue, request: &Request, origins: &CorsOrigins) -> bool {
+    let is_named = match origins {
+        CorsOrigins::None => false,
+        CorsOrigins::Any => true,
+        CorsOrigins::Exactly(origins) => origins.contains(page),
+    };
+    let (_, own) = page
+        .to_str()
+        .ok()
+        .and_then(|page| page.split_once("://"))
+        .unwrap_or_default();
+    is_named || hosts(request).any(|host| host.eq_ignore_ascii_case(own))
+}
+
 /// What could be read in two ways, here and by a proxy on the way, is not read at all (RFC 9112 §3.2, §6.1): a body is as
 /// long as its `Content-Length` says, and a request is for one host, which whatever comes next finds in `Host`.
 async fn unambiguous(mut request: Request, next: Next) -> Response {
@@ -194,7 +266,7 @@ fn ambiguity(request: &Request) -> Option<Problem> {
     }
     let differs =
         |host: &HeaderValue, named: &str| !host.as_bytes().eq_ignore_ascii_case(named.as_bytes());
-    let named = target.authority().map(http::uri::Authority::as_str);
+    let named = target.authority().map(Authority::as_str);
     if let (Some(host), Some(named)) = (host, named)
         && differs(host, named)
     {

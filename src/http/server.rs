@@ -168,6 +168,7 @@ impl Server {
             tls,
         } = self;
         let mut connections = JoinSet::new();
+        let mut faults = Faults::default();
         let mut stopping = std::pin::pin!(closing.stopping());
         let served = Arc::new(Served {
             limits,
@@ -187,7 +188,7 @@ impl Server {
             let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    pause_after(&error).await;
+                    pause_after(&error, &mut faults).await;
                     continue;
                 }
             };
@@ -196,7 +197,7 @@ impl Server {
             let limits = &served.limits;
             let place = limits.sockets.clone().map(Place::take);
             let mut router = &router;
-            let mut head_timeout = HEAD_TIMEOUT;
+            let mut welcome = Welcome::In;
             let mut told = None;
             let mut seat = None;
             let client =
@@ -209,7 +210,7 @@ impl Server {
                     continue;
                 }
                 router = &room.when_full;
-                head_timeout = TOLD_HEAD_TIMEOUT;
+                welcome = Welcome::Told;
             } else if let Some(client) = client {
                 match limits.admit(client) {
                     Ok(taken) => seat = taken,
@@ -220,7 +221,7 @@ impl Server {
                         };
                         told = Some(permit);
                         router = over;
-                        head_timeout = TOLD_HEAD_TIMEOUT;
+                        welcome = Welcome::Told;
                     }
                 }
             }
@@ -232,7 +233,7 @@ impl Server {
                 served: Arc::clone(&served),
                 router: router.clone(),
                 link: Arc::new(Link::new(peer)),
-                head_timeout,
+                welcome,
             };
             connections.spawn(async move {
                 visit.serve(socket).await;
@@ -281,8 +282,26 @@ pub(super) struct Visit {
     pub(super) served: Arc<Served>,
     router: Router,
     pub(super) link: Arc<Link>,
-    /// How long it may take over the head of each request, and over a TLS handshake before the first.
-    pub(super) head_timeout: Duration,
+    pub(super) welcome: Welcome,
+}
+
+/// What a connection is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Welcome {
+    /// For whatever its client asks.
+    In,
+    /// For one answer, after which it makes room for the next that is to be told.
+    Told,
+}
+
+impl Welcome {
+    /// How long its client may take over the head of each request, and over a TLS handshake before the first.
+    pub(super) const fn head_timeout(self) -> Duration {
+        match self {
+            Self::In => HEAD_TIMEOUT,
+            Self::Told => TOLD_HEAD_TIMEOUT,
+        }
+    }
 }
 
 impl Served {
@@ -325,7 +344,7 @@ impl Visit {
     async fn serve_tls(&self, tls: &Tls, connection: Connection) {
         let shaking = tls.acceptor().accept(connection);
         // Both are boxed, so that a connection holds its session once, and nothing of the handshake.
-        let stream = match Box::pin(timeout(self.head_timeout, shaking)).await {
+        let stream = match Box::pin(timeout(self.welcome.head_timeout(), shaking)).await {
             Ok(Ok(stream)) => Box::new(stream),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.link.peer, %error, "TLS handshake failed");
@@ -447,14 +466,49 @@ fn tune(socket: &TcpStream, stall: Duration) -> io::Result<()> {
 }
 
 /// A connection that went away before it was accepted costs nothing; a lack of descriptors passes as others close.
-async fn pause_after(error: &io::Error) {
+async fn pause_after(error: &io::Error, faults: &mut Faults) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     ) {
-        tracing::error!(%error, "cannot accept a connection; is the limit of open files (ulimit -n) reached?");
+        if let Some(times) = faults.note(Instant::now()) {
+            tracing::error!(%error, times, "cannot accept a connection; is the limit of open files (ulimit -n) reached?");
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Which faults to accept have been told: the first, then after 1 s, 2 s, 4 s..., for as long as they go on.
+#[derive(Debug, Default)]
+struct Faults {
+    /// How often it has happened.
+    times: u64,
+    last_seen: Option<Instant>,
+    /// Until when nothing is told, and for how long that is.
+    quiet: Option<(Instant, Duration)>,
+}
+
+impl Faults {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(600);
+    /// What has not been seen for so long is news again.
+    const OVER: Duration = Duration::from_secs(60);
+
+    /// How often it has happened by now, if that is to be told.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        if self.last_seen.is_none_or(|last| now >= last + Self::OVER) {
+            *self = Self::default();
+        }
+        self.times += 1;
+        self.last_seen = Some(now);
+        let next = match self.quiet {
+            Some((until, _)) if now < until => return None,
+            Some((_, quiet)) => (quiet * 2).min(Self::LONGEST),
+            None => Self::SHORTEST,
+        };
+        self.quiet = Some((now + next, next));
+        Some(self.times)
     }
 }
 
@@ -471,5 +525,27 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_cannot_be_accepted_are_told_less_and_less_often_until_it_is_over() {
+        let (began, mut faults, mut told) = (Instant::now(), Faults::default(), Vec::new());
+        for turn in 0..20 * 60 {
+            let after = ACCEPT_PAUSE * turn;
+            told.extend(
+                faults
+                    .note(began + after)
+                    .map(|times| (after.as_secs(), times)),
+            );
+        }
+        let expected = [(0, 1), (1, 21), (3, 61), (7, 141), (15, 301), (31, 621)];
+        assert_eq!(told, expected);
+        let later = began + Duration::from_secs(60 + 60);
+        assert_eq!(faults.note(later), Some(1));
     }
 }

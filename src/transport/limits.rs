@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts places, which are streams or connections, by holder. Cheap to clone: all clones count together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     bounds: Bounds,
     /// Places taken now, by holder; holders without any are not in it. Only holders under a limit are counted.
@@ -59,7 +59,11 @@ impl fmt::Display for ClientAddress {
 
 /// A place of a user and an address, given back when dropped.
 #[derive(Debug, Default)]
-pub struct Seat(Vec<(Limits, Holder)>);
+pub struct Seat {
+    limits: Limits,
+    /// By whom it is counted.
+    holders: Vec<Holder>,
+}
 
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,34 +101,36 @@ impl Limits {
             (Holder::Address(address), per_address, Full::Address),
             (Holder::Anybody, in_all, Full::InAll),
         ];
-        let mut seat = Seat::default();
-        for (holder, limit, full) in user.into_iter().chain(holders) {
-            if limit > 0 {
-                seat.0.push(self.count(holder, limit).ok_or(full)?);
+        let limited = user.into_iter().chain(holders);
+        let limited: Vec<_> = limited.filter(|(_, limit, _)| *limit > 0).collect();
+        let mut open = self.open();
+        for (holder, limit, full) in &limited {
+            if open.get(holder).is_some_and(|count| count >= limit) {
+                return Err(*full);
             }
         }
-        Ok(seat)
+        let holders: Vec<Holder> = limited.into_iter().map(|(holder, ..)| holder).collect();
+        for holder in &holders {
+            *open.entry(holder.clone()).or_default() += 1;
+        }
+        drop(open);
+        let limits = self.clone();
+        Ok(Seat { limits, holders })
     }
 
-    fn count(&self, holder: Holder, limit: usize) -> Option<(Self, Holder)> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(holder.clone()).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some((self.clone(), holder))
+    fn open(&self) -> MutexGuard<'_, HashMap<Holder, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        for (limits, holder) in self.0.drain(..) {
-            let mut open = limits.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = open.get_mut(&holder) {
+        let mut open = self.limits.open();
+        for holder in &self.holders {
+            if let Some(count) = open.get_mut(holder) {
                 *count -= 1;
                 if *count == 0 {
-                    open.remove(&holder);
+                    open.remove(holder);
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::{ClientAddress, Seat};
@@ -238,7 +239,7 @@ impl Session {
                 Update::Closed => self.end(CloseReason::Drain),
             });
         }
-        while self.timer.as_mut().poll(context).is_ready() {
+        while self.poll_timer(context).is_ready() {
             let now = Instant::now();
             if let Some(step) = self.expiry_due().or_else(|| self.heartbeat_due(now)) {
                 return Poll::Ready(step);
@@ -276,6 +277,12 @@ impl Session {
     /// Counts bytes as handed to this client.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.sent.bytes += bytes as u64;
+    }
+
+    /// Ready when the timer fires, which knows the task after this. Whatever else the task has done in this turn: a timer is
+    /// otherwise pending, and knows nobody, where the task has used its budget up.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        std::pin::pin!(unconstrained(self.timer.as_mut())).poll(context)
     }
 
     fn expiry_due(&mut self) -> Option<Step> {
@@ -348,6 +355,7 @@ mod tests {
     use std::future::poll_fn;
 
     use bytes::Bytes;
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
 
     use super::*;
     use crate::auth::{Grant, Permission, Revocation, Revocations, Subject, Wanted};
@@ -500,6 +508,43 @@ mod tests {
         let (step, waited) = next(&mut session).await;
         assert_eq!(step, Step::Heartbeat(Some(id(1))));
         assert!(waited >= HEARTBEAT, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_used_its_turn_up_is_woken_for_its_heartbeat_all_the_same() {
+        let (mut writer, mut session) = session(None);
+        next(&mut session).await;
+        let mut turn = 0;
+        let asked = Instant::now();
+        let woken = poll_fn(|context| {
+            turn += 1;
+            match turn {
+                1 => {
+                    // As many writes as a task may do in one go.
+                    while has_budget_remaining() {
+                        let writing = std::pin::pin!(consume_budget());
+                        assert!(writing.poll(context).is_ready());
+                    }
+                    let polled = session.poll_step(context, |_| ControlFlow::Continue(()));
+                    assert!(polled.is_pending());
+                    // The next turn is not one that the timer has to give.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                2 => {
+                    publish(&mut writer, 1);
+                    let polled = session.poll_step(context, |_| ControlFlow::Continue(()));
+                    assert_eq!(polled, Poll::Ready(Step::Events { all: true }));
+                    // That is all, so nobody asks again.
+                    Poll::Pending
+                }
+                _ if asked.elapsed() < HEARTBEAT => Poll::Pending,
+                _ => Poll::Ready(asked.elapsed()),
+            }
+        });
+        // Nothing else wakes it before that.
+        let waited = tokio::time::timeout(2 * HEARTBEAT, woken).await.unwrap();
+        assert!(waited < HEARTBEAT + Duration::from_secs(1), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

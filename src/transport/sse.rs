@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::Transport;
 use super::limits::{ClientAddress, Full};
-use super::request::{EventsRequest, Heartbeat};
+use super::request::{EventsRequest, Heartbeat, LAST_EVENT_ID};
 use super::session::{Client, CloseReason, Session, Step};
 use crate::auth::{BadCredentials, Grant, Shown, Unauthenticated};
 use crate::event::id::EventId;
@@ -36,6 +36,10 @@ const NAME: &str = "sse";
 
 /// Events that wait together are sent together, up to about this many bytes: one copy, one write.
 const BATCH_BYTES: usize = 16 * 1024;
+
+/// A longer event is sent alone: a copy for each client would cost more than the write that it saves, and those who take nothing
+/// would hold theirs.
+const COPIED_BYTES: usize = 4 * 1024;
 
 /// How long a client that is over a limit should wait, in seconds.
 const RETRY_AFTER_SECONDS: u16 = 10;
@@ -113,19 +117,30 @@ pub async fn events(
         headers: &headers,
         query: query.as_deref(),
     };
+    let unauthenticated =
+        |error: Unauthenticated| refuse(refusal_reason(&error), Problem::from(error));
+    let token = transport
+        .authenticator
+        .token(&shown)
+        .map_err(unauthenticated)?;
+    let takes_events = accepts_event_stream(&headers);
+    let last_event_id = headers.get(LAST_EVENT_ID).cloned();
+    // A token whose key may be new waits, and all else that the request bears is not held meanwhile.
+    drop(headers);
     let grant = transport
         .authenticator
-        .authenticate(shown)
+        .grant(token)
         .await
-        .map_err(|error| refuse(refusal_reason(&error), error.into()))?;
-    if !accepts_event_stream(&headers) {
+        .map_err(unauthenticated)?;
+    if !takes_events {
         let detail = "this is an event stream: send `Accept: text/event-stream`";
         return Err(refuse(
             "bad_request",
             Problem::new(StatusCode::NOT_ACCEPTABLE, detail),
         ));
     }
-    let request = EventsRequest::parse(query.as_deref(), &headers, &transport.attributes)
+    let last_event_id = last_event_id.as_ref();
+    let request = EventsRequest::parse(query.as_deref(), last_event_id, &transport.attributes)
         .map_err(|error| refuse("bad_request", Problem::bad_request(error.to_string())))?;
     let scope = grant
         .scope(&request.wanted)
@@ -189,6 +204,7 @@ pub async fn events(
         envelope: request.envelope,
         heartbeat: request.heartbeat,
         link,
+        long: None,
         told_all: false,
     };
     Ok(response(match handover {
@@ -308,6 +324,8 @@ pub struct EventStream {
     envelope: bool,
     heartbeat: Heartbeat,
     link: Option<Arc<Link>>,
+    /// An event that is too long to be sent with what was given last, and goes alone after it.
+    long: Option<Bytes>,
     /// What was given last is all there is.
     told_all: bool,
 }
@@ -325,6 +343,10 @@ impl EventStream {
         context: &mut Context<'_>,
         framing: Framing,
     ) -> Poll<Option<Bytes>> {
+        if let Some(long) = self.long.take() {
+            self.told_all = false;
+            return Poll::Ready(Some(self.counted(long)));
+        }
         let (mut batch, mut told_all) = (Batch::new(framing), false);
         if let Some(preamble) = self.preamble.take() {
             batch.add(&preamble);
@@ -354,17 +376,22 @@ impl EventStream {
                 Poll::Pending => {}
             }
         }
-        self.told_all = told_all;
-        match batch.into_bytes() {
-            Some(bytes) => {
-                if let Some(session) = &mut self.session {
-                    session.wrote(bytes.len());
-                }
-                Poll::Ready(Some(bytes))
-            }
+        let (bytes, long) = batch.into_bytes();
+        self.told_all = told_all && long.is_none();
+        self.long = long;
+        match bytes {
+            Some(bytes) => Poll::Ready(Some(self.counted(bytes))),
             None if self.session.is_none() => Poll::Ready(None),
             None => Poll::Pending,
         }
+    }
+
+    /// These bytes, counted as handed to the client.
+    fn counted(&mut self, bytes: Bytes) -> Bytes {
+        if let Some(session) = &mut self.session {
+            session.wrote(bytes.len());
+        }
+        bytes
     }
 }
 
@@ -475,11 +502,14 @@ pub enum Framing {
     Chunked,
 }
 
-/// Blocks that are sent together. One alone is passed on as it is, shared with every other client; several are copied.
+/// Blocks that are sent together. One alone is passed on as it is, shared with every other client; several are copied, all of
+/// them short.
 #[derive(Debug)]
 struct Batch {
     framing: Framing,
     bytes: Gathered,
+    /// A long block behind them.
+    long: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -494,21 +524,23 @@ impl Batch {
         Self {
             framing,
             bytes: Gathered::Nothing,
+            long: None,
         }
     }
 
+    /// Adds a block, for which there must be room.
     fn add(&mut self, block: &Block) {
         let framed = match self.framing {
             Framing::None => block,
             Framing::Chunked => &**block.chunk(),
         };
+        let shared = || match self.framing {
+            Framing::None => block.bytes(),
+            Framing::Chunked => block.chunk().clone(),
+        };
         match &mut self.bytes {
-            Gathered::Nothing => {
-                self.bytes = Gathered::One(match self.framing {
-                    Framing::None => block.bytes(),
-                    Framing::Chunked => block.chunk().clone(),
-                });
-            }
+            Gathered::Nothing => self.bytes = Gathered::One(shared()),
+            _ if block.len() > COPIED_BYTES => self.long = Some(shared()),
             Gathered::One(first) => {
                 let capacity = (first.len() + framed.len()).max(BATCH_BYTES / 8);
                 let mut several = BytesMut::with_capacity(capacity);
@@ -530,18 +562,86 @@ impl Batch {
 
     /// Whether there is room for more.
     fn room(&self) -> ControlFlow<()> {
-        if self.len() < BATCH_BYTES {
-            ControlFlow::Continue(())
-        } else {
+        let is_full = match &self.bytes {
+            Gathered::Nothing => false,
+            Gathered::One(block) => block.len() > COPIED_BYTES,
+            Gathered::Several(blocks) => blocks.len() >= BATCH_BYTES,
+        };
+        if is_full || self.long.is_some() {
             ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 
-    fn into_bytes(self) -> Option<Bytes> {
-        match self.bytes {
+    /// What is sent now, and what after it.
+    fn into_bytes(self) -> (Option<Bytes>, Option<Bytes>) {
+        let bytes = match self.bytes {
             Gathered::Nothing => None,
             Gathered::One(block) => Some(block),
             Gathered::Several(blocks) => Some(blocks.freeze()),
+        };
+        (bytes, self.long)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client is given of blocks that wait together, in turn.
+    fn given(framing: Framing, blocks: &[Block]) -> Vec<Bytes> {
+        let (mut given, mut waiting) = (Vec::new(), blocks);
+        while !waiting.is_empty() {
+            let mut batch = Batch::new(framing);
+            while let Some((block, rest)) = waiting.split_first()
+                && batch.room().is_continue()
+            {
+                batch.add(block);
+                waiting = rest;
+            }
+            let (now, then) = batch.into_bytes();
+            given.extend(now.into_iter().chain(then));
         }
+        given
+    }
+
+    #[test]
+    fn a_long_event_is_shared_by_all_its_clients_wherever_it_stands_and_short_ones_leave_together()
+    {
+        let short = || sse::control("s", "1");
+        let long = || sse::control("l", &"x".repeat(COPIED_BYTES));
+        for framing in [Framing::None, Framing::Chunked] {
+            let blocks = [
+                long(),
+                short(),
+                short(),
+                long(),
+                long(),
+                short(),
+                long(),
+                short(),
+            ];
+            let given = given(framing, &blocks);
+            let all: Vec<&[u8]> = blocks
+                .iter()
+                .map(|block| match framing {
+                    Framing::None => &**block,
+                    Framing::Chunked => &**block.chunk(),
+                })
+                .collect();
+            assert_eq!(given.concat(), all.concat());
+            assert_eq!(given.len(), 7, "both short ones at the front together");
+            for long in blocks.iter().filter(|block| block.len() > COPIED_BYTES) {
+                let memory = long.chunk().as_ptr_range();
+                let is_shared = |bytes: &&Bytes| memory.contains(&bytes.as_ptr());
+                assert_eq!(given.iter().filter(is_shared).count(), 1);
+            }
+        }
+        let many: Vec<Block> = (0..10_000).map(|_| short()).collect();
+        let given = given(Framing::Chunked, &many);
+        let most = BATCH_BYTES + COPIED_BYTES + 16;
+        assert!(given.iter().all(|bytes| bytes.len() <= most));
+        assert!(given.len() < 20, "{}", given.len());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Bridge, Client, Response};
+use crate::harness::{Bridge, Client, Response, event};
 
 const OURS: &str = "https://app.example";
 const THEIRS: &str = "https://evil.example";
@@ -101,7 +101,12 @@ async fn an_error_is_readable_too_or_the_page_could_not_tell_why_it_failed() {
             let mut all = vec![("Origin", origin)];
             all.extend_from_slice(headers);
             let error = bridge.request(method, target, &all, "").await;
-            assert_eq!(error.head.status, *status, "{method} {target}");
+            // In `dev` a foreign page publishes nothing at all.
+            let status = match (*method, allowed) {
+                ("POST", None) => 403,
+                _ => *status,
+            };
+            assert_eq!(error.head.status, status, "{method} {target}");
             assert_eq!(error.head.header(ALLOW_ORIGIN), allowed, "{target}");
             assert_eq!(error.head.header("Vary"), Some("Origin"), "{target}");
             if allowed.is_some() {
@@ -184,4 +189,47 @@ async fn a_page_may_read_that_there_is_no_room_for_it() {
     assert_eq!(refused.head.header(ALLOW_ORIGIN), Some(OURS));
     assert_eq!(refused.head.header("Vary"), Some("Origin"));
     assert!(refused.head.header("Retry-After").is_some());
+}
+
+#[tokio::test]
+async fn in_dev_where_nobody_shows_a_token_only_pages_of_its_own_and_those_named_publish() {
+    // What a browser sends for any page, without a preflight.
+    let publish = async |bridge: &Bridge, origin: Option<&str>| {
+        let mut headers = vec![("Content-Type", "text/plain")];
+        headers.extend(origin.map(|origin| ("Origin", origin)));
+        let body = event("team.7.n", origin.unwrap_or("none")).to_string();
+        let answer = bridge.request("POST", "/publish", &headers, &body).await;
+        answer.head.status
+    };
+    for (named, theirs, ours) in [
+        (None, 403, 403),
+        (Some(OURS), 403, 202),
+        (Some("*"), 202, 202),
+    ] {
+        let setup = named.into_iter().fold(Bridge::dev(), |setup, named| {
+            setup.set("HTTP_CORS_ORIGINS", named)
+        });
+        let bridge = setup.start().await;
+        let mut client = Client::connect(&bridge, "team_id=7").await;
+        let own = format!("http://{}", bridge.public);
+        let another = format!("http://localhost:{}", bridge.public.port());
+        for (origin, status) in [
+            (Some(THEIRS), theirs),
+            (Some("null"), theirs),
+            (Some(&*another), theirs),
+            (Some(OURS), ours),
+            (Some(&*own), 202),
+            (None, 202),
+        ] {
+            assert_eq!(
+                publish(&bridge, origin).await,
+                status,
+                "{named:?} {origin:?}"
+            );
+        }
+        if named.is_none() {
+            let both = [format!("{own:?}"), "\"none\"".to_owned()];
+            assert_eq!(client.data(2).await, both, "nothing of others came first");
+        }
+    }
 }

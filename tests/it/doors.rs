@@ -6,6 +6,7 @@
     reason = "the tasks of a test end with its runtime"
 )]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Bridge, Client, Producer, Raw, SOON, event, eventually, may_open_many_files, within,
+    Bridge, Client, Producer, Raw, SOON, event, eventually, http, may_open_many_files, within,
 };
 
 const PUBLISH: &str = r#"{"topic":"team.7.n","data":"smuggled"}"#;
@@ -38,7 +39,7 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
     let bridge = Bridge::dev().start().await;
     let mut listener = Client::connect(&bridge, "team_id=7").await;
     let inner = format!(
-        "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUBLISH}",
+        "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUBLISH}",
         PUBLISH.len()
     );
     let chunked = format!("{:x}\r\n{PUBLISH}\r\n0\r\n\r\n", PUBLISH.len());
@@ -46,101 +47,141 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
     let cases: &[(&str, &str, u16)] = &[
         // Two lengths, or a length and chunks, in whichever order (RFC 9112 §6.1, §6.3).
         (
-            "Host: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+            "Host: localhost\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n",
             "0\r\n\r\n",
             411,
         ),
-        ("Host: x\r\nTransfer-Encoding: chunked\r\n", &chunked, 411),
         (
-            "Host: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: chunked, identity\r\n",
-            &chunked,
-            400,
-        ),
-        ("Host: x\r\nTransfer-Encoding: xchunked\r\n", &chunked, 400),
-        ("Host: x\r\nTransfer-Encoding : chunked\r\n", &chunked, 400),
-        (
-            "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: gzip, chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: chunked, chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked, identity\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: localhost\r\nTransfer-Encoding: xchunked\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: localhost\r\nTransfer-Encoding : chunked\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked, chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: \t ChunKed\t \r\n",
+            "Host: localhost\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
             &chunked,
             411,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: chunked;q=1\r\n",
+            "Host: localhost\r\nTransfer-Encoding: \t ChunKed\t \r\n",
+            &chunked,
+            411,
+        ),
+        (
+            "Host: localhost\r\nTransfer-Encoding: chunked;q=1\r\n",
             &chunked,
             400,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: \"chunked\"\r\n",
+            "Host: localhost\r\nTransfer-Encoding: \"chunked\"\r\n",
             &chunked,
             400,
         ),
         (
-            "Host: x\r\nTransfer-Encoding: \u{b}chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: \u{b}chunked\r\n",
             &chunked,
             400,
         ),
-        ("Host: x\r\nTransfer-Encoding: chunked\0\r\n", &chunked, 400),
         (
-            "Host: x\r\nTransfer-Encoding:\r\n chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked\0\r\n",
             &chunked,
             400,
         ),
-        ("Host: x\r\nTransfer-Encoding\r\n", &chunked, 400),
-        ("Host: x\r\nTransfer-Encoding:\r\n", &chunked, 400),
-        ("Host: x\r\n Transfer-Encoding: chunked\r\n", &chunked, 400),
         (
-            "Host: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+            "Host: localhost\r\nTransfer-Encoding:\r\n chunked\r\n",
+            &chunked,
+            400,
+        ),
+        ("Host: localhost\r\nTransfer-Encoding\r\n", &chunked, 400),
+        ("Host: localhost\r\nTransfer-Encoding:\r\n", &chunked, 400),
+        (
+            "Host: localhost\r\n Transfer-Encoding: chunked\r\n",
+            &chunked,
+            400,
+        ),
+        (
+            "Host: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
             "hello",
             400,
         ),
-        ("Host: x\r\nContent-Length: 5, 6\r\n", "hello", 400),
-        ("Host: x\r\nContent-Length: +5\r\n", "hello", 400),
-        ("Host: x\r\nContent-Length: -1\r\n", "", 400),
-        ("Host: x\r\nContent-Length: 0x5\r\n", "hello", 400),
+        ("Host: localhost\r\nContent-Length: 5, 6\r\n", "hello", 400),
+        ("Host: localhost\r\nContent-Length: +5\r\n", "hello", 400),
+        ("Host: localhost\r\nContent-Length: -1\r\n", "", 400),
+        ("Host: localhost\r\nContent-Length: 0x5\r\n", "hello", 400),
         (
-            "Host: x\r\nContent-Length: 99999999999999999999\r\n",
+            "Host: localhost\r\nContent-Length: 99999999999999999999\r\n",
             "",
             400,
         ),
         // Lines that are folded, or end otherwise than they may (RFC 9112 §2.2, §5.2).
-        ("Host: x\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n", "", 400),
-        ("Host: x\r\nX-A: b\rc\r\nContent-Length: 0\r\n", "", 400),
-        ("Host: x\r\nX-A: b\0c\r\nContent-Length: 0\r\n", "", 400),
-        ("Host: x\r\nX\0A: b\r\nContent-Length: 0\r\n", "", 400),
-        ("Host: x\r\nX-A\r\nContent-Length: 0\r\n", "", 400),
-        ("Host: x\r\n: b\r\nContent-Length: 0\r\n", "", 400),
+        (
+            "Host: localhost\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n",
+            "",
+            400,
+        ),
+        (
+            "Host: localhost\r\nX-A: b\rc\r\nContent-Length: 0\r\n",
+            "",
+            400,
+        ),
+        (
+            "Host: localhost\r\nX-A: b\0c\r\nContent-Length: 0\r\n",
+            "",
+            400,
+        ),
+        (
+            "Host: localhost\r\nX\0A: b\r\nContent-Length: 0\r\n",
+            "",
+            400,
+        ),
+        ("Host: localhost\r\nX-A\r\nContent-Length: 0\r\n", "", 400),
+        ("Host: localhost\r\n: b\r\nContent-Length: 0\r\n", "", 400),
         // For no host, or for two (RFC 9112 §3.2).
         ("Content-Length: 0\r\n", "", 400),
-        ("Host: x\r\nHost: y\r\nContent-Length: 0\r\n", "", 400),
+        (
+            "Host: localhost\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n",
+            "",
+            400,
+        ),
     ];
     for (lines, body, status) in cases {
         let request = format!("POST /publish HTTP/1.1\r\n{lines}\r\n{body}{inner}");
@@ -158,22 +199,30 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         ("G\0T /healthz HTTP/1.1\r\n", 400),
         ("GET /healthz\r\n", 400),
     ] {
-        let request = format!("{line}Host: x\r\n\r\n{inner}");
+        let request = format!("{line}Host: localhost\r\n\r\n{inner}");
         let answers = statuses(&bridge, request.as_bytes()).await;
         assert_eq!(answers, [status], "{line:?}");
     }
     // A preflight is a request like another, and so is one whose target says for which host it is (RFC 9112 §3.2.2).
     for (line, lines, status) in [
-        ("OPTIONS /publish", "Host: x\r\nHost: y\r\n", 400),
+        (
+            "OPTIONS /publish",
+            "Host: localhost\r\nHost: 127.0.0.1\r\n",
+            400,
+        ),
         ("OPTIONS /publish", "", 400),
         (
             "OPTIONS /publish",
-            "Host: x\r\nTransfer-Encoding: chunked\r\n",
+            "Host: localhost\r\nTransfer-Encoding: chunked\r\n",
             411,
         ),
-        ("GET http://y/healthz", "Host: x\r\n", 400),
-        ("GET http://x:81/healthz", "Host: x\r\n", 400),
-        ("OPTIONS *", "Host: x\r\nHost: x\r\n", 400),
+        ("GET http://127.0.0.1/healthz", "Host: localhost\r\n", 400),
+        (
+            "GET http://localhost:81/healthz",
+            "Host: localhost\r\n",
+            400,
+        ),
+        ("OPTIONS *", "Host: localhost\r\nHost: localhost\r\n", 400),
     ] {
         let request = format!("{line} HTTP/1.1\r\n{lines}\r\n0\r\n\r\n{inner}");
         let answers = statuses(&bridge, request.as_bytes()).await;
@@ -189,26 +238,115 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
 }
 
 #[tokio::test]
+async fn the_admin_listener_too_takes_a_body_by_its_length_alone() {
+    let bridge = Bridge::dev()
+        .set("AUTH_MODE", "token")
+        .set("AUTH_TOKEN", "0123456789abcdef")
+        .start_serve()
+        .await;
+    for (lines, status) in [
+        ("Host: localhost\r\nTransfer-Encoding: chunked\r\n", 411),
+        ("Host: localhost\r\nHost: localhost\r\n", 400),
+        ("", 400),
+    ] {
+        let mut raw = Raw::connect(bridge.admin()).await;
+        let request = format!("POST /revoke HTTP/1.1\r\n{lines}\r\n2\r\n{{}}\r\n0\r\n\r\n");
+        raw.send(request.as_bytes()).await;
+        let answer = raw.rest().await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{lines:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+}
+
+/// The status of an answer, which may have no end.
+async fn status_for(address: SocketAddr, target: &str, host: &str) -> u16 {
+    let mut raw = Raw::connect(address).await;
+    raw.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())
+        .await;
+    let line = raw.until(b"\r\n").await;
+    line[9..12].parse().expect("a status")
+}
+
+#[tokio::test]
+async fn what_is_for_this_machine_alone_answers_to_no_name_that_somebody_may_lead_here() {
+    const NAMES: &[&str] = &[
+        "evil.example",
+        "evil.example:9090",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example:9090",
+        "evil.example:127.0.0.1",
+        "localhost, evil.example",
+        "bridge",
+        "",
+    ];
+    const OURS: &[&str] = &[
+        "localhost",
+        "LocalHost:9090",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "[::1]",
+        "[::1]:9090",
+        "192.0.2.1:80",
+    ];
+    let dev = Bridge::dev().start().await;
+    let serve = Bridge::dev().start_without_broker().await;
+    let operators = ["/metrics", "/tail", "/healthz"];
+    let of_dev = ["/", "/events", "/metrics", "/tail", "/healthz"];
+    for (address, targets) in [
+        (dev.public, &of_dev[..]),
+        (serve.admin(), &operators),
+        (serve.admin(), &["/console"]),
+    ] {
+        for target in targets {
+            for host in NAMES {
+                let status = status_for(address, target, host).await;
+                assert_eq!(status, 421, "{target} {host}");
+            }
+            for host in OURS {
+                let status = status_for(address, target, host).await;
+                assert_eq!(status, 200, "{target} {host}");
+            }
+        }
+    }
+    let told = http::request(dev.public, "GET", "http://evil.example/none", &[], "").await;
+    assert!(told.expect("an answer").body.contains("127.0.0.1"));
+    // What is for others too goes by whichever name they have for it.
+    let elsewhere = Bridge::dev()
+        .set("ADMIN_BIND", "0.0.0.0:0")
+        .start_without_broker()
+        .await;
+    for (address, target) in [
+        (serve.public, "/events"),
+        (serve.public, "/healthz"),
+        (elsewhere.admin(), "/metrics"),
+    ] {
+        let status = status_for(address, target, "events.example.com").await;
+        assert_eq!(status, 200, "{target}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_old_or_rare_but_clear_is_answered() {
     let bridge = Bridge::dev().start().await;
-    let last = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let last = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let cases = [
         // HTTP/1.0 needs no host and closes.
         ("GET /healthz HTTP/1.0\r\n\r\n".to_owned(), vec![200]),
         // A target with its host in it (RFC 9112 §3.2.2).
         (
-            "GET http://x/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+            "GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
             vec![200],
         ),
         (
-            "GET http://X:80/healthz HTTP/1.1\r\nHost: x:80\r\nConnection: close\r\n\r\n"
+            "GET http://LOCALHOST:80/healthz HTTP/1.1\r\nHost: localhost:80\r\nConnection: close\r\n\r\n"
                 .to_owned(),
             vec![200],
         ),
         // Requests that do not wait for answers are answered in their order (RFC 9112 §9.3.2).
         (
             format!(
-                "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\n\r\n{last}"
+                "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /none HTTP/1.1\r\nHost: localhost\r\n\r\n{last}"
             ),
             vec![200, 404, 200],
         ),
@@ -217,13 +355,13 @@ async fn what_is_old_or_rare_but_clear_is_answered() {
         // The same length twice is one length, and lines may end in LF alone (RFC 9112 §6.3, §2.2).
         (
             format!(
-                "POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: {0}\r\nContent-Length: {0}\r\nConnection: close\r\n\r\n{PUBLISH}",
+                "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {0}\r\nContent-Length: {0}\r\nConnection: close\r\n\r\n{PUBLISH}",
                 PUBLISH.len()
             ),
             vec![202],
         ),
         (
-            "GET /healthz HTTP/1.1\nHost: x\nConnection: close\n\n".to_owned(),
+            "GET /healthz HTTP/1.1\nHost: localhost\nConnection: close\n\n".to_owned(),
             vec![200],
         ),
     ];
@@ -238,7 +376,7 @@ async fn a_head_over_the_limit_is_told_so_though_its_sender_has_not_finished() {
     let bridge = Bridge::dev().start().await;
     for (name, more) in [("X-A", 16), ("Cookie", 60), ("X-A", 200)] {
         let mut raw = Raw::connect(bridge.public).await;
-        raw.send(format!("GET /events HTTP/1.1\r\nHost: x\r\n{name}: ").as_bytes())
+        raw.send(format!("GET /events HTTP/1.1\r\nHost: localhost\r\n{name}: ").as_bytes())
             .await;
         // The answer may come, and the bridge have had enough, before all is sent.
         let _ = raw.try_send(&vec![b'a'; more * 1024]).await;
@@ -248,7 +386,7 @@ async fn a_head_over_the_limit_is_told_so_though_its_sender_has_not_finished() {
     let many: String = (0..150)
         .map(|number| format!("X-{number}: a\r\n"))
         .collect();
-    let request = format!("GET /events HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let request = format!("GET /events HTTP/1.1\r\nHost: localhost\r\n{many}\r\n");
     assert_eq!(statuses(&bridge, request.as_bytes()).await, [431]);
 }
 
@@ -310,10 +448,10 @@ async fn five_thousand_who_hold_the_door_are_not_noticed_by_a_thousand_who_came_
 /// A fifth each: silent, half a head, half a body, and streams of much and of little that are never read.
 const ATTACKS: [&[u8]; 5] = [
     b"",
-    b"GET /events HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-    b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
-    b"GET /events?team_id=flood HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /events?all=true HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /events HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
+    b"GET /events?team_id=flood HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /events?all=true HTTP/1.1\r\nHost: localhost\r\n\r\n",
 ];
 
 async fn attack(bridge: &Bridge) -> Vec<TcpStream> {

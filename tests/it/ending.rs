@@ -130,7 +130,7 @@ async fn a_request_whose_body_does_not_come_holds_nothing_up_for_longer_than_the
     let mut bridge = Bridge::dev().set("DRAIN_SECONDS", 1).start().await;
     let mut unfinished = Raw::connect(bridge.public).await;
     unfinished
-        .send(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{")
+        .send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{")
         .await;
     // It is seen to be served once another one behind it is.
     bridge.publish(&event("team.7.n", 1)).await;

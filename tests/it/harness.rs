@@ -27,7 +27,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +48,16 @@ pub const SOON: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     environment: BTreeMap<String, String>,
+    log_reader: LogReader,
+}
+
+/// How long somebody reads what a bridge logs.
+#[derive(Clone, Copy, Debug, Default)]
+enum LogReader {
+    #[default]
+    Stays,
+    /// Closes the pipe once it is told where the bridge listens.
+    Leaves,
 }
 
 impl Setup {
@@ -57,6 +67,12 @@ impl Setup {
     )]
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Nobody reads its log any more once it listens.
+    pub fn let_go_of_the_log(mut self) -> Self {
+        self.log_reader = LogReader::Leaves;
         self
     }
 
@@ -82,14 +98,14 @@ impl Setup {
 
     /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
     pub async fn start_serve(self) -> Bridge {
-        self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
-            .set("ADMIN_BIND", "127.0.0.1:0")
-            .start_command("serve")
-            .await
+        let mut setup = self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()));
+        let admin = setup.environment.entry("ADMIN_BIND".to_owned());
+        admin.or_insert_with(|| "127.0.0.1:0".to_owned());
+        setup.start_command("serve").await
     }
 
     async fn start_command(&self, command: &str) -> Bridge {
-        let mut process = Process::spawn(&self.environment, &[command], "");
+        let mut process = Process::spawn(self, &[command], "");
         let public = eventually("the bridge listens", SOON, async || {
             if let Some(status) = process.child.try_wait().expect("a child can be asked") {
                 panic!("the bridge ended at its start: {status}");
@@ -102,7 +118,7 @@ impl Setup {
 
     /// Runs a command, such as `check`, to its end.
     pub async fn run(&self, arguments: &[&str], input: &str) -> Finished {
-        let mut process = Process::spawn(&self.environment, arguments, input);
+        let mut process = Process::spawn(self, arguments, input);
         let code = process.wait(SOON).await;
         Finished {
             code,
@@ -209,6 +225,19 @@ impl Bridge {
         kill_process(Pid::from_child(&self.process.child), signal).expect("the bridge is running");
     }
 
+    /// Leaves it so many descriptors besides those that it has open now.
+    pub fn leave_descriptors(&self, more: u64) {
+        let id = self.process.child.id();
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("its descriptors");
+        let limit = Some(open.count() as u64 + more);
+        let limit = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        let pid = Pid::from_child(&self.process.child);
+        prlimit(Some(pid), Resource::Nofile, limit).expect("a lower limit may be set");
+    }
+
     /// Waits for it to end by itself; its exit code, if it was no signal that ended it.
     pub async fn wait_exit(&mut self, limit: Duration) -> Option<i32> {
         self.process.wait(limit).await
@@ -255,7 +284,7 @@ impl Producer {
         self.raw
             .send(
                 format!(
-                    "POST /publish HTTP/1.1\r\nHost: bridge\r\nContent-Length: {}\r\n\r\n{body}",
+                    "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
                     body.len()
                 )
                 .as_bytes(),
@@ -427,15 +456,15 @@ struct Output {
 }
 
 impl Process {
-    fn spawn(environment: &BTreeMap<String, String>, arguments: &[&str], input: &str) -> Self {
+    fn spawn(setup: &Setup, arguments: &[&str], input: &str) -> Self {
         use std::io::Write;
-        secrets::note_settings(environment);
+        secrets::note_settings(&setup.environment);
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Nothing of the developer's own (`RUST_LOG`, `SSE_RETRY_MS`) is to decide a test.
         let mut child = Command::new(env!("CARGO_BIN_EXE_sse-bridge"))
             .args(arguments)
             .env_clear()
-            .envs(environment)
+            .envs(&setup.environment)
             .current_dir(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -448,8 +477,10 @@ impl Process {
             .take()
             .expect("stdin is a pipe")
             .write_all(input.as_bytes());
-        let stdout = Output::of(child.stdout.take().expect("stdout is a pipe"));
-        let stderr = Output::of(child.stderr.take().expect("stderr is a pipe"));
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let stdout = Output::of(stdout, LogReader::Stays);
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let stderr = Output::of(stderr, setup.log_reader);
         Self {
             child,
             _folder: folder,
@@ -519,15 +550,20 @@ impl Drop for Process {
 }
 
 impl Output {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
+    fn of(pipe: impl Read + Send + 'static, log_reader: LogReader) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let collected = Arc::clone(&lines);
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let is_last =
+                    matches!(log_reader, LogReader::Leaves) && line.contains("\"listening\"");
                 collected
                     .lock()
                     .expect("nobody panics with the lines")
                     .push(line);
+                if is_last {
+                    break;
+                }
             }
         });
         Self {

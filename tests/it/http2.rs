@@ -399,3 +399,62 @@ fn state(bridge: SocketAddr, client: SocketAddr) -> Option<u8> {
         is_it.then_some(u8::from_str_radix(cells.get(3)?, 16).ok()?)
     })
 }
+
+#[tokio::test]
+async fn a_path_that_cannot_be_read_is_not_logged_however_closely_one_looks() {
+    let authority = Authority::new();
+    let mut bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("RUST_LOG", "debug")
+        .start_listening()
+        .await;
+    let mut connection = Frames::connect(bridge.public, &authority).await;
+    connection.subscribe("team_id=7").await;
+    let request = get(3, "/events?access_token=stands-in-no-log\u{1}");
+    connection.send(&request).await.expect("the bridge reads");
+    let reset = async {
+        while let Ok(Some(frame)) = connection.incoming.next().await {
+            if frame.kind == RST_STREAM {
+                return;
+            }
+        }
+        panic!("the stream is reset");
+    };
+    within("a reset", SOON, reset).await;
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.wait_exit(SOON).await, Some(0));
+    let output = bridge.output();
+    assert!(output.contains("stream opened"), "{output}");
+    assert!(!output.contains("stands-in-no-log"), "{output}");
+}
+
+#[tokio::test]
+async fn who_is_only_told_that_it_is_one_too_many_is_told_once() {
+    let authority = Authority::new();
+    let bridge = with(&authority.sign("server", &["localhost"], 2090))
+        .set("HTTP_MAX_CONNECTIONS", 1)
+        .start_listening()
+        .await;
+    let mut held = Frames::connect(bridge.public, &authority).await;
+    held.subscribe("team_id=7").await;
+    // Asks on and on, and heeds nothing that it is told: no GOAWAY, no ping.
+    let mut told = Frames::connect(bridge.public, &authority).await;
+    let (mut answers, mut goodbye) = (0, None);
+    let asking = async {
+        for number in 0.. {
+            let request = get(number * 2 + 1, "/healthz");
+            if told.send(&request).await.is_err() {
+                return;
+            }
+            loop {
+                match told.incoming.next().await {
+                    Ok(Some(frame)) if frame.kind == DATA => break answers += 1,
+                    Ok(Some(frame)) => goodbye = frame.code().or(goodbye),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    };
+    within("the end of that connection", SOON, asking).await;
+    assert!(answers > 0);
+    assert_eq!(goodbye, Some(0));
+}

@@ -94,7 +94,8 @@ async fn an_address_that_holds_connections_for_nothing_leaves_room_for_others() 
     // Answered and kept open, and no stream: twice the limit and 16 more.
     let ask = async |source: [u8; 4]| {
         let mut raw = Raw::connect_from(source.into(), bridge.public).await;
-        raw.send(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        raw.send(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
         let head = raw.until(b"\r\n\r\n").await.to_ascii_lowercase();
         (head, raw)
     };
@@ -188,7 +189,7 @@ async fn those_who_say_nothing_do_not_keep_a_probe_out_of_a_full_replica() {
         eventually("a probe is told", SOON, async || {
             let mut probe = connect(bridge).await;
             probe
-                .try_send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                .try_send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 .await
                 .ok()?;
             let answer = probe.rest_bytes().await;
@@ -211,8 +212,10 @@ async fn those_who_say_nothing_do_not_keep_a_probe_out_of_a_full_replica() {
 /// and the connection, which stays open.
 async fn asked_from(bridge: &Bridge, source: [u8; 4], lines: &str) -> (u16, String, Raw) {
     let mut raw = Raw::connect_from(IpAddr::from(source), bridge.public).await;
-    raw.send(format!("GET /events?team_id=7 HTTP/1.1\r\nHost: x\r\n{lines}\r\n").as_bytes())
-        .await;
+    raw.send(
+        format!("GET /events?team_id=7 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n").as_bytes(),
+    )
+    .await;
     let head = raw.until(b"\r\n\r\n").await;
     let status = head[9..12].parse().expect("a status");
     (status, head.to_ascii_lowercase(), raw)
@@ -310,7 +313,7 @@ async fn an_address_that_connects_too_often_is_told_to_wait_and_others_are_not()
 
     // Whoever asks whether it is alive is told.
     let mut raw = Raw::connect_from([127, 0, 0, 2].into(), bridge.public).await;
-    raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
+    raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
         .await;
     assert!(raw.until(b"\r\n").await.contains(" 200 "));
 }

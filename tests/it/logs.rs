@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Bridge, Client, SOON, event};
+use crate::harness::{Authority, Bridge, Client, Raw, SOON, event, eventually};
+use crate::tls::{self, Http2};
 
 const CLOSED: &str = "stream closed";
 const OPENED: &str = "stream opened";
@@ -73,4 +74,55 @@ async fn lines_of_streams_can_be_had_in_full_or_not_at_all() {
         output.contains("listening") && !output.contains("stream "),
         "{output}"
     );
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_costs_lines_and_nothing_else() {
+    let authority = Authority::new();
+    let mut bridge = tls::with(&authority.sign("server", &["localhost"], 2090))
+        .let_go_of_the_log()
+        .start_listening()
+        .await;
+    let hangs_up = Http2::connect(bridge.public, &authority).await;
+    let streams = [
+        hangs_up.stream("team_id=7", &[]).await,
+        hangs_up.stream("team_id=8", &[]).await,
+    ];
+    let stays = Http2::connect(bridge.public, &authority).await;
+    let open = r#"sse_bridge_connections{transport="sse"}"#;
+    assert_eq!(stays.metric(open).await, 2.0);
+    // Each of these would have been a line.
+    drop((streams, hangs_up));
+    stays.publish("team", "for nobody").await;
+    let dead = r#"sse_bridge_dead_letters_total{reason="unaddressed"}"#;
+    eventually("it is counted what became of them", SOON, async || {
+        let sockets = stays.metric("sse_bridge_sockets").await;
+        let all = (stays.metric(open).await, sockets, stays.metric(dead).await);
+        (all == (0.0, 1.0, 1.0)).then_some(())
+    })
+    .await;
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.wait_exit(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_lack_of_descriptors_is_told_less_and_less_often() {
+    const CANNOT: &str = "cannot accept a connection";
+    let bridge = Bridge::dev().start().await;
+    bridge.leave_descriptors(2);
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(Raw::connect(bridge.public).await);
+    }
+    // It is tried 20 times a second.
+    let line = bridge
+        .log_line_where(|line| {
+            let message = line["fields"]["message"].as_str().unwrap_or_default();
+            message.contains(CANNOT) && line["fields"]["times"].as_u64() > Some(1)
+        })
+        .await;
+    assert_eq!(line["level"], "ERROR");
+    let lines = bridge.output().matches(CANNOT).count() as u64;
+    let times = line["fields"]["times"].as_u64().unwrap();
+    assert!(lines <= 3 && times > lines, "{times} times, {lines} lines");
 }

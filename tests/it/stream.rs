@@ -67,7 +67,7 @@ async fn the_first_bytes_are_a_jittered_retry_and_then_a_checkpoint() {
 async fn the_head_of_an_answer_lets_nobody_keep_transform_or_hold_back_the_stream() {
     let bridge = Bridge::dev().start().await;
     let mut raw = Raw::connect(bridge.public).await;
-    raw.send(b"GET /events HTTP/1.1\r\nHost: bridge\r\nAccept: text/event-stream\r\n\r\n")
+    raw.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
         .await;
     let head = raw.until(b"\r\n\r\n").await;
     let mut lines = head.trim_end().split("\r\n");

@@ -706,7 +706,7 @@ async fn who_is_slow_before_its_request_is_whole_is_let_go_and_a_byte_now_and_th
         drip(plain.public, b"", b""),
         drip(
             plain.public,
-            b"GET /events HTTP/1.1\r\nHost: x\r\nX: ",
+            b"GET /events HTTP/1.1\r\nHost: localhost\r\nX: ",
             b"x"
         ),
         drip(plain.public, b"G", b"E"),
@@ -716,7 +716,11 @@ async fn who_is_slow_before_its_request_is_whole_is_let_go_and_a_byte_now_and_th
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"\x01"
         ),
-        over("http/1.1", b"GET /events HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+        over(
+            "http/1.1",
+            b"GET /events HTTP/1.1\r\nHost: localhost\r\nX: ",
+            b"x"
+        ),
         over("h2", b"", b""),
         over("h2", b"PRI * HTTP/2.0\r\n", b""),
         over(
