@@ -124,6 +124,7 @@ for (const route of ["Through Next.js", "Direct to the bridge"]) {
 }
 
 test("eight tabs share one connection, and when the one that has it is closed another goes on", async ({ page, context, site }) => {
+  test.slow(); // Eight pages, one after the other.
   const boards = [await Board.signIn(page, site, "Mira Lindqvist", "Borealis")];
   const share = (board: Board) => board.connection.getByRole("switch", { name: "One connection for all tabs" }).check();
   await share(boards[0]!);
