@@ -155,8 +155,9 @@ test("the Route Handler passes the stream on as it is, and ends it with its page
   await expect.poll(() => site.bridge.connections()).toBe(1);
   const stream = await page.evaluateHandle(async () => {
     const request = new AbortController();
-    const { headers } = await fetch("/api/events", { signal: request.signal });
-    return { headers: Object.fromEntries(headers), abort: () => request.abort() };
+    // The answer is kept: a browser may end the stream of one that nobody refers to.
+    const answer = await fetch("/api/events", { signal: request.signal });
+    return { answer, headers: Object.fromEntries(answer.headers), abort: () => request.abort() };
   });
   await expect.poll(() => site.bridge.connections()).toBe(2);
   const headers = await stream.evaluate(({ headers }) => headers);
