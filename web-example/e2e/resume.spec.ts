@@ -2,7 +2,7 @@
 import { BROKEN_LINK, expect, test } from "./harness/fixtures";
 import { Listener } from "./harness/listener";
 import { numbers } from "./harness/producer";
-import { RabbitMq } from "./harness/rabbitmq";
+import { RabbitMq, START_LIMIT_SECONDS } from "./harness/rabbitmq";
 
 test.beforeEach(({ expectComplaints }) => expectComplaints(BROKEN_LINK));
 
@@ -37,7 +37,8 @@ test("over a kill of the broker a page keeps its stream, and over one of broker 
   produce,
   pages,
 }) => {
-  test.slow(); // A node of its own, that starts three times.
+  // A node of its own, that starts three times: each may take its time before the test runs out of its own.
+  test.setTimeout((3 * START_LIMIT_SECONDS + 60) * 1000);
   const broker = await RabbitMq.start();
   try {
     const elsewhere = await pages();

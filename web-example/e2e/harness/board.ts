@@ -1,5 +1,5 @@
 /** The job board as a person sees it: found by what stands on it, not by how it is made. */
-import { type Locator, type Page } from "@playwright/test";
+import { type JSHandle, type Locator, type Page } from "@playwright/test";
 
 import { expect } from "./fixtures";
 import { type Site } from "./site";
@@ -34,6 +34,11 @@ export class Board {
     return this.page.getByRole("article", { name: new RegExp(`#${number}$`) });
   }
 
+  /** Its card, once it has ended. */
+  finished(number: number): Locator {
+    return this.column("Finished").getByRole("article", { name: new RegExp(`#${number}$`) });
+  }
+
   async isLive(): Promise<void> {
     await expect(this.connection.getByText("Live", { exact: true })).toBeVisible();
   }
@@ -42,6 +47,18 @@ export class Board {
   async figure(name: string): Promise<string> {
     const term = this.connection.getByRole("term").filter({ hasText: name });
     return (await term.locator("xpath=following-sibling::dd[1]").textContent()) ?? "";
+  }
+
+  /** How far a running job is said to be, at each change from now on; to be read when it has ended. */
+  progressOf(number: number): Promise<JSHandle<number[]>> {
+    return this.job(number)
+      .getByRole("progressbar")
+      .evaluateHandle((bar) => {
+        const now = () => Number(bar.getAttribute("aria-valuenow"));
+        const seen = [now()];
+        new MutationObserver(() => seen.push(now())).observe(bar, { attributeFilter: ["aria-valuenow"] });
+        return seen;
+      });
   }
 
   /** Starts a job, and gives its number. */

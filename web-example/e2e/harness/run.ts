@@ -58,13 +58,19 @@ export function runFolder(): string {
 /** A number that no worker of this run had before under this name, from 0. */
 export function takeNumber(name: string): number {
   for (let number = 0; ; number += 1) {
-    try {
-      // Making a folder is the one thing that only one of several processes can do.
-      mkdirSync(path.join(runFolder(), `taken-${name}-${number}`));
-      return number;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
+    if (take(`${name}-${number}`)) return number;
+  }
+}
+
+/** Whether nobody of this run, in whichever worker, has taken this before. */
+function take(what: string): boolean {
+  try {
+    // Making a folder is the one thing that only one of several processes can do.
+    mkdirSync(path.join(runFolder(), `taken-${what}`));
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    return false;
   }
 }
 
@@ -115,12 +121,14 @@ let nextPort = process.pid * 37;
 
 /**
  * A TCP port of loopback that nothing listens on, below the range from which the kernel takes the ports of outgoing
- * connections, so that it is still free when it is needed.
+ * connections, so that it is still free when it is needed; and above 10080, the last of those that Chromium and Node refuse to
+ * connect to. No other worker is given it either: what was killed is to find its port again.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const candidate = 10_000 + (nextPort % 22_000);
+    const candidate = 11_000 + (nextPort % 21_000);
     nextPort += 1;
+    if (!take(`port-${candidate}`)) continue;
     const server = createServer();
     const free = await new Promise<boolean>((resolve) => {
       server.once("error", () => resolve(false));

@@ -11,6 +11,9 @@ import { type BridgeEvent, EventStream, type Gap, type Options, type State, type
 
 const DEADLINE_MS = 15_000;
 
+/** The real one, also in tests whose own time stands still. */
+const { setTimeout: later } = globalThis;
+
 /** Looks again and again until something is true, and fails at a deadline with what was waited for, as it stands by then. */
 export async function until<T>(look: () => T | Promise<T>, what: string | (() => string)): Promise<NonNullable<T>> {
   const deadline = Date.now() + DEADLINE_MS;
@@ -18,7 +21,7 @@ export async function until<T>(look: () => T | Promise<T>, what: string | (() =>
     const found = await look();
     if (found) return found as NonNullable<T>;
     if (Date.now() >= deadline) assert.fail(`not within ${DEADLINE_MS} ms: ${typeof what === "string" ? what : what()}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => later(resolve, 5));
   }
 }
 
@@ -120,6 +123,39 @@ export class Server {
   }
 }
 
+/**
+ * Answers of a server in this process, for tests whose time stands still: no socket has timers of its own here. Each request is
+ * answered when the test says so.
+ */
+export class Answers {
+  readonly requests: { readonly signal: AbortSignal; answer: (response: Response) => void }[] = [];
+
+  readonly fetch: typeof fetch = (_, init) =>
+    new Promise((resolve, reject) => {
+      const signal = init!.signal!;
+      signal.addEventListener("abort", () => reject(signal.reason));
+      this.requests.push({ signal, answer: resolve });
+    });
+
+  /** Answers the newest request with a stream, and gives what sends on it and returns once all of that was heard. */
+  async stream(): Promise<(text: string) => Promise<void>> {
+    const { answer } = this.requests.at(-1)!;
+    let controller!: ReadableStreamDefaultController<Uint8Array>;
+    const body = new ReadableStream<Uint8Array>({ start: (given) => void (controller = given) });
+    answer(new Response(body, { headers: { "Content-Type": "text/event-stream" } }));
+    await settled();
+    return (text) => {
+      controller.enqueue(new TextEncoder().encode(text));
+      return settled();
+    };
+  }
+}
+
+/** Everything has happened that needs no timer and no socket. */
+export function settled(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
 /** A stream and everything that it said. */
 export class Recorded {
   readonly events: BridgeEvent[] = [];
@@ -212,7 +248,7 @@ export class Bridge {
       assert.ok(!secret || !said.includes(secret), "the bridge wrote its secret to its log");
     });
     for (const output of [child.stdout, child.stderr]) output.setEncoding("utf8").on("data", (text: string) => (said += text));
-    const bound = await until(() => /"message":"listening".*/.exec(said), () => `the bridge listens: ${said}`);
+    const bound = await until(() => /"message":"listening".*\n/.exec(said), () => `the bridge listens: ${said}`);
     const [port, adminPort] = ["public", "admin"].map((name) => Number(new RegExp(`"${name}":"127.0.0.1:(\\d+)"`).exec(bound[0])?.[1]));
     return new Bridge(port!, adminPort!, child, settings);
   }
