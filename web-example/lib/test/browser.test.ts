@@ -75,6 +75,7 @@ class Site {
     if (url.pathname === "/sandbox") answer.setHeader("Content-Security-Policy", "sandbox allow-scripts");
     if (url.pathname === "/client.js") return void answer.setHeader("Content-Type", "text/javascript").end(script);
     if (url.pathname === "/burst") {
+      this.asked.push(asked.headers["last-event-id"]?.toString() ?? "");
       answer.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
       return void this.bursts.push(answer);
     }
@@ -461,6 +462,26 @@ test("useEvents renders once for all events that come together", async (test) =>
   assert.equal((await tab.shown()).seen.length, 100);
   // A component may render a second time, as this one's state changes with each event too.
   assert.ok((await tab.page.evaluate(() => client.commits())) - before <= 4);
+});
+
+test("useEvents that is hidden and shown again goes on behind the last checkpoint, also where no event was rendered with it", async (test) => {
+  const site = await Site.start(test);
+  const tab = await site.tab();
+  await tab.page.evaluate(() => client.mount("/burst"));
+  for (const [count, ids] of [["", "100"], ["100", "105"]].entries()) {
+    const [before, next] = ids as [string, string];
+    await until(async () => (await tab.shown()).state === "open", "open");
+    assert.equal(site.asked.at(-1), before && `${before}-00000000`);
+    // The event bears no id and shows that the checkpoint, in the same packet, has come.
+    site.bursts.at(-1)!.write(`data: ${count}\n\nid: ${next}-00000000\n\n`);
+    await until(async () => (await tab.shown()).seen.length === count + 1, "the event");
+    await tab.page.evaluate(() => client.show("/burst", false));
+    await until(() => site.bursts.at(-1)!.destroyed, "the connection is given back");
+    await tab.page.evaluate(() => client.show("/burst", true));
+    await until(() => site.asked.length === count + 2, "another connection");
+  }
+  assert.equal(site.asked.at(-1), "105-00000000");
+  assert.equal((await tab.shown()).lastEventId, "105-00000000");
 });
 
 test("over the native EventSource, an answer that ends it for good is survived, with nothing missing", async (test) => {
