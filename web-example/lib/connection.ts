@@ -102,8 +102,8 @@ export class Connection {
       } else if (status >= 500 || TRANSIENT.includes(status)) {
         this.#wait({ status }, retryAfter(response.headers.get("Retry-After")));
       } else if ((status === 401 || status === 403) && this.#canRenew && !this.#renewed) {
-        this.#renewed = true;
         await this.#options.onExpiring?.();
+        this.#renewed = true;
         if (!request.signal.aborted) this.connect();
       } else {
         this.#end({ status });
