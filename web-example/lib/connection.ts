@@ -64,6 +64,8 @@ export class Connection {
   #base = 2_000;
   /** A 401 or 403 was answered with fresh credentials once since the last connection that opened. */
   #renewed = false;
+  /** What renews the login now. Whoever needs that joins in: two renewals with one refresh token may end the login. */
+  #renewal: Promise<void> | undefined;
 
   constructor(url: string | URL, options: Options, sink: Sink, lastEventId: string) {
     this.#url = url;
@@ -102,7 +104,7 @@ export class Connection {
       } else if (status >= 500 || TRANSIENT.includes(status)) {
         this.#wait({ status }, retryAfter(response.headers.get("Retry-After")));
       } else if ((status === 401 || status === 403) && this.#canRenew && !this.#renewed) {
-        await this.#options.onExpiring?.();
+        await this.#renew();
         this.#renewed = true;
         if (!request.signal.aborted) this.connect();
       } else {
@@ -147,7 +149,10 @@ export class Connection {
         if (signal.aborted) return;
         const bye = type === "bridge.bye" && JSON.parse(data ?? "{}").reason;
         if (bye === "revoked") return this.#end({ error: new Error("the login was revoked") });
-        if (type === "bridge.expiring" || bye === "expired") void this.#renew(signal);
+        if (!this.#canRenew) continue;
+        // Nothing comes behind it, and the end of the stream must not overtake the renewal.
+        if (bye === "expired") return this.#goOn(signal);
+        if (type === "bridge.expiring") this.#goOn(signal).catch(report);
       }
     }
   }
@@ -156,14 +161,14 @@ export class Connection {
     return typeof this.#options.headers === "function" || this.#options.onExpiring !== undefined;
   }
 
-  /** The token ends soon, or has. */
-  async #renew(signal: AbortSignal): Promise<void> {
-    if (!this.#canRenew) return;
-    try {
-      await this.#options.onExpiring?.();
-    } catch (error) {
-      return report(error);
-    }
+  #renew(): Promise<void> {
+    const renew = async () => this.#options.onExpiring?.();
+    return (this.#renewal ??= renew().finally(() => (this.#renewal = undefined)));
+  }
+
+  /** The token ends soon, or has: connects anew once it is renewed. */
+  async #goOn(signal: AbortSignal): Promise<void> {
+    await this.#renew();
     if (signal.aborted) return;
     // A token that is always about to end must not make a loop without a pause.
     if (Date.now() - this.#openedAt > this.#base) this.connect();

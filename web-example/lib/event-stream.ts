@@ -69,7 +69,7 @@ export interface Options {
   onState?(state: State, detail: StateDetail): void;
   /**
    * The login ends in 30 seconds, has ended, or was refused (401, 403): renew what `headers` or the cookie will hold.
-   * Once it is done the stream reconnects where it was. With `share`, only the tab that holds the connection is asked.
+   * Once it is done the stream reconnects where it was. It is not called again while it runs. With `share`, only the tab that holds the connection is asked.
    */
   onExpiring?(): void | Promise<void>;
   /** A connection on which nothing was heard for so long is dead: 40,000 by default, 0 for never. More than two heartbeats. */

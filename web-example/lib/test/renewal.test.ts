@@ -1,8 +1,11 @@
-/** How a login is renewed. Time moves by hand. */
+/** How a login is renewed: once at a time, before the next connection, and again where that failed. Time moves by hand. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import type { Options } from "../event-stream";
 import { Recorded } from "./harness";
+
+const EXPIRING = "event: bridge.expiring\ndata: {}\n\n";
+const EXPIRED = 'event: bridge.bye\ndata: {"reason":"expired"}\n\n';
 
 /** A server in this process, that asks for the newest token, and a token server that answers when the test says so. */
 class Login {
@@ -88,4 +91,58 @@ test("a renewal that fails after a refusal is tried again, and the stream goes o
   await login.renewing[1]!.fulfil();
   assert.equal(login.recorded.stream.state, "open");
   assert.deepEqual(login.asked, ["1", "1", "2"]);
+});
+
+test("when the login has ended it is renewed first, however long that takes, and then the stream goes on at once", async (test) => {
+  const login = new Login(test);
+  await settled();
+  await login.send("retry: 0\n\nid: 1-00000001\n\n");
+  await login.pass(5_000);
+  login.expire();
+  await login.send(EXPIRED);
+  await login.end();
+  await login.pass(30_000);
+  assert.deepEqual(login.asked, ["1"]);
+  await login.renewing[0]!.fulfil();
+  assert.deepEqual(login.asked, ["1", "2"]);
+  assert.deepEqual(login.recorded.order, ["connecting", "open", "connecting", "open"]);
+  assert.equal(login.renewing.length, 1);
+});
+
+test("a renewal that fails when the login has ended is waited for, and tried again after the refusal", async (test) => {
+  const login = new Login(test);
+  await settled();
+  login.expire();
+  await login.send(EXPIRED);
+  await login.end();
+  await login.renewing[0]!.reject();
+  assert.match(String(login.recorded.states.at(-1)![1].error), /token server/);
+  assert.equal(login.recorded.stream.state, "waiting");
+  await login.pass(20);
+  await login.renewing[1]!.fulfil();
+  assert.equal(login.recorded.stream.state, "open");
+  assert.deepEqual(login.asked, ["1", "1", "2"]);
+});
+
+test("while the login is renewed nobody asks for it a second time: neither at its end nor at a refusal", async (test) => {
+  for (const ending of [EXPIRED, ""]) {
+    const login = new Login(test, { silenceMs: 1_000 });
+    await settled();
+    await login.send(`retry: 0\n\n${EXPIRING}`);
+    login.expire();
+    await login.send(ending);
+    if (!ending) await login.end();
+    // What began before the end goes on: here it takes longer than the silence that ends a connection.
+    await login.pass(1_000);
+    await login.pass(20);
+    assert.deepEqual(login.asked, ["1", "1"]);
+    await login.renewing[0]!.fulfil();
+    assert.equal(login.recorded.stream.state, "open");
+    assert.deepEqual([login.asked, login.renewing.length], [["1", "1", "2"], 1]);
+    // The next one is another.
+    await login.send(EXPIRING);
+    assert.equal(login.renewing.length, 2);
+    login.recorded.stream.close();
+    test.mock.timers.reset();
+  }
 });
