@@ -18,7 +18,7 @@ export const SILENCE_MS = 40_000;
 /** Statuses that may be different next time; so may every 5xx. All others are final. */
 const TRANSIENT = [408, 425, 429];
 /** A timer's longest: `setTimeout` fires at once beyond it. */
-const LONGEST_MS = 2 ** 31 - 1;
+export const LONGEST_MS = 2 ** 31 - 1;
 
 /** As the browser reports what a listener throws. */
 export function report(error: unknown): void {

@@ -6,7 +6,7 @@
  * catches up on a connection of its own, and returns to following once that has; what a tab has seen it skips. So it does
  * not matter who led when, or in which order messages of two leaders arrive. Ids of the bridge rise, which makes them comparable.
  */
-import { Connection, idAfter, SILENCE_MS, type Sink } from "./connection";
+import { Connection, idAfter, LONGEST_MS, SILENCE_MS, type Sink } from "./connection";
 import type { Options, State, StateDetail } from "./event-stream";
 import type { Block } from "./parser";
 
@@ -183,6 +183,6 @@ export class SharedConnection {
   #wait(more = 0): void {
     const { silenceMs = SILENCE_MS } = this.#options;
     clearTimeout(this.#patience);
-    if (silenceMs) this.#patience = setTimeout(() => this.#place.abort(), 1.5 * silenceMs + more);
+    if (silenceMs) this.#patience = setTimeout(() => this.#place.abort(), Math.min(1.5 * silenceMs + more, LONGEST_MS));
   }
 }
