@@ -38,7 +38,7 @@ export class SharedConnection {
   #isClosed = false;
   /** The leader's connection, or that of a tab that catches up. */
   #connection: Connection | undefined;
-  /** The bridge has named an id on it: whence this tab is in the same log as the leader. */
+  /** The bridge has named an id on it: whence this tab is in the same log as the leader. So it is at the very id of the leader. */
   #isConfirmed = false;
   /** The place in the queue for the lock; given up to take the lock away from a leader who says nothing. */
   #place = new AbortController();
@@ -125,7 +125,7 @@ export class SharedConnection {
     if (!this.#isLeading) {
       if (state === "closed") clearTimeout(this.#patience);
       else this.#wait(detail.retryInMs);
-      if (this.#connection && !this.#isConfirmed) return;
+      if (this.#connection && !this.#isConfirmed && !(after && after === this.#seen)) return;
       this.#disconnect();
       if (state !== this.#state) this.#turn(state, detail);
     }

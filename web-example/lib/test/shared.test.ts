@@ -45,3 +45,20 @@ test("a leader that waits for as long as a timer can is waited for, without a ti
   assert.equal(Math.max(...delays), 2 ** 31 - 1);
   assert.equal(tab.locksAsked, 1);
 });
+
+test("a tab that begins where the leader is needs no connection of its own, which it may not get", async (test) => {
+  let asked = 0;
+  const full = async () => {
+    asked += 1;
+    return new Response(null, { status: 429, headers: { "Retry-After": "3600" } });
+  };
+  const tab = new Follower(test, { lastEventId: "7-00000007", fetch: full });
+  await tab.recorded.is("waiting");
+  // The same position in another log is another place.
+  tab.tell({ after: "7-0badbeef", blocks: [{ id: "8-0badbeef", type: "message", data: "0" }] });
+  tab.tell({ after: "7-00000007", blocks: [{ id: "8-00000008", type: "message", data: "1" }] });
+  await tab.recorded.is("open");
+  assert.deepEqual(await tab.recorded.data(1), ["1"]);
+  assert.equal(tab.recorded.stream.lastEventId, "8-00000008");
+  assert.equal(asked, 1);
+});
