@@ -52,8 +52,8 @@ class Site {
     this.context = context;
   }
 
-  static async start(test: TestContext): Promise<Site> {
-    const site = new Site(await Bridge.dev(test, { SSE_HEARTBEAT_SECONDS: "1" }), await browser.newContext());
+  static async start(test: TestContext, heartbeatSeconds = 1): Promise<Site> {
+    const site = new Site(await Bridge.dev(test, { SSE_HEARTBEAT_SECONDS: `${heartbeatSeconds}` }), await browser.newContext());
     const server = createServer((asked, answer) => site.#answer(asked, answer));
     server.listen(0, "127.0.0.1");
     await until(() => server.listening, "the site listens");
@@ -506,6 +506,19 @@ test("over the native EventSource, an answer that ends it for good is survived, 
   await tab.page.evaluate(() => client.native!.close());
   await until(() => site.open === 0, "closed");
   assert.deepEqual((await tab.said()).errors, []);
+});
+
+test("over the native EventSource the place is known before the first event and heartbeat, and kept at an answer that ends it", async (test) => {
+  const site = await Site.start(test, 20);
+  const tab = await site.tab();
+  await tab.openNative();
+  const first = await until(() => tab.lastEventId(), "the id of the first checkpoint");
+  site.refusals = [502];
+  await tab.page.evaluate(() => client.native!.reconnect());
+  await until(() => site.asked.length >= 2, "the request that is refused");
+  await site.publish(0, 3);
+  await tab.has(0, 3);
+  assert.deepEqual(site.asked, ["", first, first]);
 });
 
 /** Says what a browser says when another tab comes to the front: without a window it never hides a page by itself. */
