@@ -422,8 +422,9 @@ impl EventStream {
                 if let Some(gap) = gap {
                     batch.add(&gap_event(gap));
                 }
-                if let Some(id) = checkpoint {
-                    batch.add(&sse::checkpoint(id));
+                // To be seen by a script that asked for that: else it would not know where it is before the next heartbeat.
+                if checkpoint.is_some() {
+                    self.beat(checkpoint, batch);
                 }
             }
             Step::Events { .. } => {}

@@ -31,6 +31,7 @@ const MAY_BE_ZERO: &[(&str, &str, &str)] = &[
     ("Consumers of the queue", "A", "a stream has none"),
     ("Revocations that cannot be read", "A", "all of them can"),
     ("Memory", "C", "the machine may limit nothing"),
+    ("Memory", "D", "the machine may limit nothing"),
     ("Spans a second", "A", "nothing is traced here"),
     ("Spans a second", "B", "nothing is traced here"),
 ];

@@ -145,6 +145,26 @@ fn nginx_has_both_bridges_and_is_the_proxy_that_they_trust() {
 }
 
 #[test]
+fn the_boards_page_may_ask_the_bridges_itself_with_the_cookie_that_it_sets() {
+    let bridge = environment(bridges()[0]);
+    let web = &services()["web"];
+    assert_eq!(
+        bridge.get("AUTH_COOKIE"),
+        environment(web).get("AUTH_COOKIE")
+    );
+    assert!(bridge.contains_key("AUTH_COOKIE"));
+    // A browser may call this machine by either name.
+    let port = text(&list(&web["ports"])[0]["published"]);
+    let allowed: BTreeSet<&str> = bridge["HTTP_CORS_ORIGINS"].split(',').collect();
+    let pages = ["127.0.0.1", "localhost"].map(|name| format!("http://{name}:{port}"));
+    assert_eq!(allowed, pages.iter().map(String::as_str).collect());
+    // It finds the bridge on the port that it knows it by, which is therefore the one that nginx has on this machine.
+    let known = environment(web)["BRIDGE_URL"].clone();
+    let nginx = text(&list(&services()["nginx"]["ports"])[0]["published"]);
+    assert_eq!(known, format!("http://nginx:{nginx}"));
+}
+
+#[test]
 fn what_nginx_is_given_for_compose_is_the_shipped_configuration_without_tls_and_nginx_takes_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let place = |name: &str| folder.path().join(name).display().to_string();

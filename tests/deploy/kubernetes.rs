@@ -302,6 +302,28 @@ fn ports_agree_from_the_settings_to_the_ingress_and_nothing_for_clients_leads_to
 }
 
 #[test]
+fn back_ends_publish_from_the_same_namespace_and_from_those_with_a_label_that_the_readme_names() {
+    let publishers: Vec<&Value> = of_kind("NetworkPolicy")
+        .into_iter()
+        .filter(|policy| policy["metadata"]["name"] == "sse-bridge")
+        .flat_map(|policy| list(&policy["spec"]["ingress"]))
+        .filter(|rule| rule["ports"] == json!([{"port": "http"}]))
+        .flat_map(|rule| list(&rule["from"]))
+        .collect();
+    let label = json!({"sse-bridge/publisher": "true"});
+    assert_eq!(
+        publishers,
+        [
+            &json!({"podSelector": {}}),
+            &json!({"namespaceSelector": {"matchLabels": label}})
+        ]
+    );
+    let readme = read("deploy/README.md");
+    let command = "`kubectl label namespace NAME sse-bridge/publisher=true`";
+    assert!(readme.contains(command), "{command}");
+}
+
+#[test]
 fn prometheus_finds_the_admin_listener_of_each_pod_and_names_the_job_as_the_rules_do() {
     let monitor = &only("ServiceMonitor")["spec"];
     let [endpoint] = &list(&monitor["endpoints"])[..] else {

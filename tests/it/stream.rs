@@ -221,6 +221,11 @@ async fn a_script_can_ask_for_heartbeats_that_it_sees_and_others_get_none() {
     )
     .await;
     let (mut other, _) = open_plain(&bridge, PLAIN_REQUEST).await;
+    // A script does not see the first checkpoint either: without this it would not know where it is until the next.
+    assert_eq!(
+        seeing.until(b"\n\n").await,
+        "event: bridge.heartbeat\ndata: {}\n\n"
+    );
     for _ in 0..2 {
         assert_eq!(seeing.until(b"\n\n").await, format!("id: {id}\n\n"));
         // Control events bear no id.

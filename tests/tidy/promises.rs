@@ -28,7 +28,7 @@ fn every_alert_has_its_paragraph_in_the_runbook_and_leads_there() {
     let mut named = BTreeSet::new();
     for alert in alerts.split("- alert: ").skip(1) {
         let name = alert.lines().next().unwrap();
-        let link = format!("runbook: deploy/RUNBOOK.md#{}\n", name.to_lowercase());
+        let link = format!("runbook_url: deploy/RUNBOOK.md#{}\n", name.to_lowercase());
         assert!(alert.contains(&link), "{name}: where it leads");
         assert!(named.insert(name.to_owned()), "{name} stands twice");
     }

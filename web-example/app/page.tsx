@@ -6,6 +6,7 @@ import type { Metadata } from "next";
 
 import { BoardPage } from "@/components/board-page";
 import { snapshot } from "@/server/board";
+import { first } from "@/server/forwarded";
 import { currentSession } from "@/server/session";
 import { settings } from "@/server/settings";
 import { currentTheme } from "@/server/theme";
@@ -38,7 +39,7 @@ async function directUrl(): Promise<string> {
   if (bridgePublicUrl) return new URL("/events", bridgePublicUrl).href;
   const asked = await headers();
   // After a sign-in Next.js asks itself for this page: `Host` is its own then, and the browser's is the forwarded one.
-  const host = asked.get("x-forwarded-host") ?? asked.get("host") ?? "localhost";
+  const host = first(asked.get("x-forwarded-host")) ?? asked.get("host") ?? "localhost";
   const url = new URL("/events", bridgeUrl);
   url.hostname = new URL(`http://${host}`).hostname;
   return url.href;

@@ -56,6 +56,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
     async (path: string, body: unknown) => {
       const problem = await post(path, body);
       if (problem) show("failed", problem);
+      return !problem;
     },
     [show],
   );
@@ -119,7 +120,7 @@ export function BoardPage({ person, team, initial, serverTime, directUrl, theme 
             onCut={cut}
             onReconnect={stream.reconnect}
           />
-          <Notices notices={board.notices} teamName={team.name} now={now} onSend={(text) => void ask("/api/notices", { text })} />
+          <Notices notices={board.notices} teamName={team.name} now={now} onSend={(text) => ask("/api/notices", { text })} />
         </aside>
       </div>
 

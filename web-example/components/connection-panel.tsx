@@ -28,6 +28,8 @@ interface Props {
 export function ConnectionPanel(props: Props) {
   const { status, lastEventId, events, reconnects, gaps, missing, pulse, log, route, addresses, shared, cutSeconds } = props;
   const id = useId();
+  // Such buttons are not `disabled`: the focus would be lost, and with it the place of whoever uses the keyboard.
+  const isCut = cutSeconds > 0;
   return (
     <section className="panel connection" id="connection" aria-labelledby={`${id}-title`}>
       <header className="connection-head">
@@ -44,11 +46,11 @@ export function ConnectionPanel(props: Props) {
         <Figure name="Silent losses" value={missing} />
       </dl>
       <div className="buttons">
-        <button className="button warn" type="button" onClick={props.onCut} disabled={cutSeconds > 0}>
+        <button className="button warn" type="button" onClick={isCut ? undefined : props.onCut} aria-disabled={isCut}>
           <CutIcon />
-          {cutSeconds > 0 ? `Cut for ${cutSeconds} s more` : "Cut the connection"}
+          {isCut ? `Cut for ${cutSeconds} s more` : "Cut the connection"}
         </button>
-        <button className="button" type="button" onClick={props.onReconnect} disabled={cutSeconds > 0}>
+        <button className="button" type="button" onClick={isCut ? undefined : props.onReconnect} aria-disabled={isCut}>
           <RetryIcon />
           Reconnect
         </button>

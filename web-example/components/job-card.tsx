@@ -15,12 +15,17 @@ interface Props {
   onAction(job: Job, action: JobAction): void;
 }
 
+/** Where a job's card is in the page, for who moves the focus there. */
+export function cardId(job: number): string {
+  return `job-${job}`;
+}
+
 export const JobCard = memo(function JobCard({ job, now, onAction }: Props) {
   const titleId = useId();
   const action: JobAction | null = job.state === "failed" ? "retry" : job.state === "done" ? null : "cancel";
   return (
     <li className={`job job-${job.state}`}>
-      <article aria-labelledby={titleId}>
+      <article id={cardId(job.id)} tabIndex={-1} aria-labelledby={titleId}>
         <header>
           <span className="job-kind">
             <KindIcon kind={job.kind} />

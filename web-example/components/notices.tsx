@@ -1,6 +1,6 @@
 // What the team was told, and a line to tell it something.
 
-import { useId, useState, type FormEvent } from "react";
+import { useId, useRef, useState, type FormEvent } from "react";
 
 import type { Notice } from "@/model/events";
 import { Avatar } from "./avatar";
@@ -11,20 +11,25 @@ interface Props {
   notices: Notice[];
   teamName: string;
   now: number;
-  onSend(text: string): void;
+  /** Whether it was taken. */
+  onSend(text: string): Promise<boolean>;
 }
 
 const SHOWN = 8;
 
 export function Notices({ notices, teamName, now, onSend }: Props) {
   const [text, setText] = useState("");
+  const isSending = useRef(false);
   const id = useId();
 
-  function submit(event: FormEvent) {
+  async function submit(event: FormEvent) {
     event.preventDefault();
-    if (text.trim() === "") return;
-    onSend(text.trim());
-    setText("");
+    if (text.trim() === "" || isSending.current) return;
+    isSending.current = true;
+    const taken = await onSend(text.trim());
+    isSending.current = false;
+    // What was not taken stays, to be sent again, and so does what was typed meanwhile.
+    if (taken) setText((now) => (now === text ? "" : now));
   }
 
   return (

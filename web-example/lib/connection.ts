@@ -18,7 +18,7 @@ export const SILENCE_MS = 40_000;
 /** Statuses that may be different next time; so may every 5xx. All others are final. */
 const TRANSIENT = [408, 425, 429];
 /** A timer's longest: `setTimeout` fires at once beyond it. */
-const LONGEST_MS = 2 ** 31 - 1;
+export const LONGEST_MS = 2 ** 31 - 1;
 
 /** As the browser reports what a listener throws. */
 export function report(error: unknown): void {
@@ -64,6 +64,8 @@ export class Connection {
   #base = 2_000;
   /** A 401 or 403 was answered with fresh credentials once since the last connection that opened. */
   #renewed = false;
+  /** What renews the login now. Whoever needs that joins in: two renewals with one refresh token may end the login. */
+  #renewal: Promise<void> | undefined;
 
   constructor(url: string | URL, options: Options, sink: Sink, lastEventId: string) {
     this.#url = url;
@@ -102,8 +104,8 @@ export class Connection {
       } else if (status >= 500 || TRANSIENT.includes(status)) {
         this.#wait({ status }, retryAfter(response.headers.get("Retry-After")));
       } else if ((status === 401 || status === 403) && this.#canRenew && !this.#renewed) {
+        await this.#renew();
         this.#renewed = true;
-        await this.#options.onExpiring?.();
         if (!request.signal.aborted) this.connect();
       } else {
         this.#end({ status });
@@ -147,7 +149,10 @@ export class Connection {
         if (signal.aborted) return;
         const bye = type === "bridge.bye" && JSON.parse(data ?? "{}").reason;
         if (bye === "revoked") return this.#end({ error: new Error("the login was revoked") });
-        if (type === "bridge.expiring" || bye === "expired") void this.#renew(signal);
+        if (!this.#canRenew) continue;
+        // Nothing comes behind it, and the end of the stream must not overtake the renewal.
+        if (bye === "expired") return this.#goOn(signal);
+        if (type === "bridge.expiring") this.#goOn(signal).catch(report);
       }
     }
   }
@@ -156,14 +161,14 @@ export class Connection {
     return typeof this.#options.headers === "function" || this.#options.onExpiring !== undefined;
   }
 
-  /** The token ends soon, or has. */
-  async #renew(signal: AbortSignal): Promise<void> {
-    if (!this.#canRenew) return;
-    try {
-      await this.#options.onExpiring?.();
-    } catch (error) {
-      return report(error);
-    }
+  #renew(): Promise<void> {
+    const renew = async () => this.#options.onExpiring?.();
+    return (this.#renewal ??= renew().finally(() => (this.#renewal = undefined)));
+  }
+
+  /** The token ends soon, or has: connects anew once it is renewed. */
+  async #goOn(signal: AbortSignal): Promise<void> {
+    await this.#renew();
     if (signal.aborted) return;
     // A token that is always about to end must not make a loop without a pause.
     if (Date.now() - this.#openedAt > this.#base) this.connect();

@@ -69,7 +69,8 @@ export interface Options {
   onState?(state: State, detail: StateDetail): void;
   /**
    * The login ends in 30 seconds, has ended, or was refused (401, 403): renew what `headers` or the cookie will hold.
-   * Once it is done the stream reconnects where it was. With `share`, only the tab that holds the connection is asked.
+   * Once it is done the stream reconnects where it was. It is not called again while it runs. With `share`, only the tab that
+   * holds the connection is asked.
    */
   onExpiring?(): void | Promise<void>;
   /** A connection on which nothing was heard for so long is dead: 40,000 by default, 0 for never. More than two heartbeats. */
@@ -182,9 +183,11 @@ export class EventStream {
     const isOfBridge = type.startsWith("bridge.");
     const data = parse && !isOfBridge ? parse(raw, type) : JSON.parse(raw);
     const event: BridgeEvent = { id: this.#lastEventId, type, data, raw };
-    if (type === "bridge.gap") guard(() => onGap?.(data));
-    if (!isOfBridge) guard(() => onEvent?.(event));
-    for (const listener of [...(this.#listeners.get(type) ?? [])]) guard(() => listener(event));
+    // Each may close it, and so may `parse`: nobody hears of anything after that.
+    const call = (action: () => void): void => void (this.#closed.signal.aborted || guard(action));
+    if (type === "bridge.gap") call(() => onGap?.(data));
+    if (!isOfBridge) call(() => onEvent?.(event));
+    for (const listener of [...(this.#listeners.get(type) ?? [])]) call(() => listener(event));
   }
 }
 

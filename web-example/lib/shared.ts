@@ -6,7 +6,7 @@
  * catches up on a connection of its own, and returns to following once that has; what a tab has seen it skips. So it does
  * not matter who led when, or in which order messages of two leaders arrive. Ids of the bridge rise, which makes them comparable.
  */
-import { Connection, idAfter, SILENCE_MS, type Sink } from "./connection";
+import { Connection, idAfter, LONGEST_MS, SILENCE_MS, type Sink } from "./connection";
 import type { Options, State, StateDetail } from "./event-stream";
 import type { Block } from "./parser";
 
@@ -38,7 +38,7 @@ export class SharedConnection {
   #isClosed = false;
   /** The leader's connection, or that of a tab that catches up. */
   #connection: Connection | undefined;
-  /** The bridge has named an id on it: whence this tab is in the same log as the leader. */
+  /** The bridge has named an id on it: whence this tab is in the same log as the leader. So it is at the very id of the leader. */
   #isConfirmed = false;
   /** The place in the queue for the lock; given up to take the lock away from a leader who says nothing. */
   #place = new AbortController();
@@ -125,7 +125,7 @@ export class SharedConnection {
     if (!this.#isLeading) {
       if (state === "closed") clearTimeout(this.#patience);
       else this.#wait(detail.retryInMs);
-      if (this.#connection && !this.#isConfirmed) return;
+      if (this.#connection && !this.#isConfirmed && !(after && after === this.#seen)) return;
       this.#disconnect();
       if (state !== this.#state) this.#turn(state, detail);
     }
@@ -183,6 +183,6 @@ export class SharedConnection {
   #wait(more = 0): void {
     const { silenceMs = SILENCE_MS } = this.#options;
     clearTimeout(this.#patience);
-    if (silenceMs) this.#patience = setTimeout(() => this.#place.abort(), 1.5 * silenceMs + more);
+    if (silenceMs) this.#patience = setTimeout(() => this.#place.abort(), Math.min(1.5 * silenceMs + more, LONGEST_MS));
   }
 }

@@ -93,7 +93,7 @@ class Store<M extends object> {
     };
     const stream = new EventStream(this.#url, {
       ...newest.current,
-      // React's strict mode mounts twice: the second time goes on where the first one was.
+      // Mounted again, by strict mode or an <Activity> that is shown again, it goes on where it was.
       lastEventId: this.#view.lastEventId,
       ...(typeof headers === "function" && { headers: () => valueOf(newest.current.headers) }),
       ...(onExpiring && { onExpiring: () => newest.current.onExpiring?.() }),
@@ -116,6 +116,8 @@ class Store<M extends object> {
     });
     this.#stream = stream;
     return () => {
+      // Checkpoints moved it without rendering anything.
+      this.#view = { ...this.#view, lastEventId: stream.lastEventId };
       this.#stream = undefined;
       stream.close();
     };

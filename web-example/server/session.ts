@@ -5,6 +5,7 @@ import "server-only";
 import { cookies, headers } from "next/headers";
 
 import { member, type Person, type Team } from "./accounts";
+import { first } from "./forwarded";
 import { settings } from "./settings";
 import { SESSION_SECONDS, mintSession, readSession } from "./tokens";
 
@@ -38,6 +39,6 @@ export async function endSession(): Promise<void> {
 
 /** `Secure` wherever the browser came by TLS, which a proxy in front says in `X-Forwarded-Proto`. */
 export async function cookieRules() {
-  const secure = (await headers()).get("x-forwarded-proto")?.split(",")[0]?.trim() === "https";
+  const secure = first((await headers()).get("x-forwarded-proto")) === "https";
   return { httpOnly: true, sameSite: "lax", secure } as const;
 }

@@ -52,8 +52,8 @@ class Site {
     this.context = context;
   }
 
-  static async start(test: TestContext): Promise<Site> {
-    const site = new Site(await Bridge.dev(test, { SSE_HEARTBEAT_SECONDS: "1" }), await browser.newContext());
+  static async start(test: TestContext, heartbeatSeconds = 1): Promise<Site> {
+    const site = new Site(await Bridge.dev(test, { SSE_HEARTBEAT_SECONDS: `${heartbeatSeconds}` }), await browser.newContext());
     const server = createServer((asked, answer) => site.#answer(asked, answer));
     server.listen(0, "127.0.0.1");
     await until(() => server.listening, "the site listens");
@@ -75,6 +75,7 @@ class Site {
     if (url.pathname === "/sandbox") answer.setHeader("Content-Security-Policy", "sandbox allow-scripts");
     if (url.pathname === "/client.js") return void answer.setHeader("Content-Type", "text/javascript").end(script);
     if (url.pathname === "/burst") {
+      this.asked.push(asked.headers["last-event-id"]?.toString() ?? "");
       answer.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
       return void this.bursts.push(answer);
     }
@@ -465,6 +466,26 @@ test("useEvents renders once for all events that come together", async (test) =>
   assert.ok((await tab.page.evaluate(() => client.commits())) - before <= 4);
 });
 
+test("useEvents that is hidden and shown again goes on behind the last checkpoint, also where no event was rendered with it", async (test) => {
+  const site = await Site.start(test);
+  const tab = await site.tab();
+  await tab.page.evaluate(() => client.mount("/burst"));
+  for (const [count, ids] of [["", "100"], ["100", "105"]].entries()) {
+    const [before, next] = ids as [string, string];
+    await until(async () => (await tab.shown()).state === "open", "open");
+    assert.equal(site.asked.at(-1), before && `${before}-00000000`);
+    // The event bears no id and shows that the checkpoint, in the same packet, has come.
+    site.bursts.at(-1)!.write(`data: ${count}\n\nid: ${next}-00000000\n\n`);
+    await until(async () => (await tab.shown()).seen.length === count + 1, "the event");
+    await tab.page.evaluate(() => client.show("/burst", false));
+    await until(() => site.bursts.at(-1)!.destroyed, "the connection is given back");
+    await tab.page.evaluate(() => client.show("/burst", true));
+    await until(() => site.asked.length === count + 2, "another connection");
+  }
+  assert.equal(site.asked.at(-1), "105-00000000");
+  assert.equal((await tab.shown()).lastEventId, "105-00000000");
+});
+
 test("over the native EventSource, an answer that ends it for good is survived, with nothing missing", async (test) => {
   const site = await Site.start(test);
   const tab = await site.tab();
@@ -487,6 +508,19 @@ test("over the native EventSource, an answer that ends it for good is survived, 
   await tab.page.evaluate(() => client.native!.close());
   await until(() => site.open === 0, "closed");
   assert.deepEqual((await tab.said()).errors, []);
+});
+
+test("over the native EventSource the place is known before the first event and heartbeat, and kept at an answer that ends it", async (test) => {
+  const site = await Site.start(test, 20);
+  const tab = await site.tab();
+  await tab.openNative();
+  const first = await until(() => tab.lastEventId(), "the id of the first checkpoint");
+  site.refusals = [502];
+  await tab.page.evaluate(() => client.native!.reconnect());
+  await until(() => site.asked.length >= 2, "the request that is refused");
+  await site.publish(0, 3);
+  await tab.has(0, 3);
+  assert.deepEqual(site.asked, ["", first, first]);
 });
 
 /** Says what a browser says when another tab comes to the front: without a window it never hides a page by itself. */

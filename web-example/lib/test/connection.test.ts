@@ -482,6 +482,31 @@ test("closing from within any callback ends it there: nothing that came in the s
   }
 });
 
+test("whoever closes it is the last to hear of an event: the other listeners for the same one are not called", async (test) => {
+  const gap = 'event: bridge.gap\ndata: {"reason":"slow","missed":1}\n\n';
+  for (const [sent, type] of [[EVENT, "job.status"], [gap, "bridge.gap"]] as const) {
+    const server = await Server.start(test, (exchange) => exchange.stream(sent));
+    for (const closer of ["callback", "parse", "listener"]) {
+      if (closer === "parse" && sent === gap) continue;
+      const close = (who: string) => closer === who && recorded.stream.close();
+      const recorded: Recorded = new Recorded(test, server.url, {
+        ...(sent === EVENT && { parse: (data) => (close("parse"), data) }),
+        onEvent: () => close("callback"),
+        onGap: () => close("callback"),
+      });
+      for (const last of [1, 2]) {
+        recorded.stream.on(type, () => {
+          recorded.order.push(`listener ${last}`);
+          close("listener");
+        });
+      }
+      await recorded.is("closed");
+      await until(() => server.requests.at(-1)!.isGone, "the connection is given back");
+      assert.equal(recorded.order.at(-1), "closed", `${recorded.order}`);
+    }
+  }
+});
+
 test("reconnect in the middle of a packet delivers the rest of it once, and goes on behind it", async (test) => {
   const server = await Server.start(test, (exchange, count) => {
     exchange.stream(count === 1 ? `${EVENT}id: 2-00000002\ndata: 2\n\n` : "id: 3-00000003\ndata: 3\n\n");

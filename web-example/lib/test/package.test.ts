@@ -1,7 +1,7 @@
 /** What goes over the network to every user, and what is published. */
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
@@ -56,6 +56,35 @@ test("what is published is there, with its types, and loads where there is no br
   new EventStream("http://127.0.0.1:1/").close();
   assert.equal(typeof (await load("dist/native.js")).nativeEventStream, "function");
   assert.equal(typeof (await load("dist/use-events.js")).useEvents, "function");
+});
+
+test("what is published has its types also where imports are resolved as Node does", () => {
+  execFileSync("npm", ["run", "build"], { stdio: "pipe" });
+  const consumer = path.resolve("build/consumer");
+  const installed = path.join(consumer, "node_modules/@sse-bridge/client");
+  mkdirSync(installed, { recursive: true });
+  for (const part of ["package.json", "dist"]) cpSync(part, path.join(installed, part), { recursive: true });
+  const compilerOptions = { strict: true, noEmit: true, target: "es2022", lib: ["dom", "es2022"], types: [], skipLibCheck: false };
+  const lines = [
+    'import { EventStream, type State } from "@sse-bridge/client";',
+    'import { nativeEventStream } from "@sse-bridge/client/native";',
+    'import { useEvents } from "@sse-bridge/client/react";',
+    'export const state: State = new EventStream("/events").state;',
+    'export const native: string = nativeEventStream("/events").lastEventId;',
+    'export const job: number | undefined = useEvents<{ job: number }>("/events").latest.job?.data;',
+    // What has no types of its own is anything, and nothing would be wrong with these.
+    "// @ts-expect-error",
+    'export const noState: number = useEvents("/events").state;',
+    "// @ts-expect-error",
+    'nativeEventStream("/events", { onEvent: (event) => event.nothing });',
+  ];
+  writeFileSync(path.join(consumer, "package.json"), '{ "type": "module" }');
+  writeFileSync(path.join(consumer, "consumer.ts"), lines.join("\n"));
+  for (const module of ["node16", "nodenext"]) {
+    writeFileSync(path.join(consumer, "tsconfig.json"), JSON.stringify({ compilerOptions: { ...compilerOptions, module } }));
+    const { status, stdout } = spawnSync("npx", ["tsc", "--project", consumer], { encoding: "utf8" });
+    assert.equal(status, 0, `${module}: ${stdout}`);
+  }
 });
 
 test("on the server the hook renders as connecting, where it is told to begin, and makes no connection", () => {

@@ -1,5 +1,5 @@
 /** What the pages of the browser tests run: the client as an application would have it, and everything that it says kept. */
-import { StrictMode, useEffect, useState } from "react";
+import { Activity, StrictMode, useEffect, useState } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { EventStream, type Options } from "../event-stream";
 import { type NativeEventStream, type NativeOptions, nativeEventStream } from "../native";
@@ -67,9 +67,15 @@ const client = {
   },
   mount(first: string): void {
     root = createRoot(document.body.appendChild(document.createElement("div")));
-    root.render(
+    client.show(first, true);
+  },
+  /** While it is not visible React has taken its effects away, and keeps its state. */
+  show(first: string, isVisible: boolean): void {
+    root!.render(
       <StrictMode>
-        <Jobs first={first} />
+        <Activity mode={isVisible ? "visible" : "hidden"}>
+          <Jobs first={first} />
+        </Activity>
       </StrictMode>,
     );
   },
