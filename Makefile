@@ -48,6 +48,7 @@ bench-peers: ## The same against nchan, Web-STOMP and FastAPI, which it installs
 
 bench-growth: setup ## How cost grows with clients, events, payload, audiences and slow clients, as tables, CSV and plots
 	cargo bench --locked --bench load -- growth-clients growth-events growth-payload growth-audiences growth-slow \
+		growth-window growth-window-fast \
 		growth-ingest growth-replicas growth-replica-queues growth-readers
 
 lint: ## Formatting and clippy, as CI sees them

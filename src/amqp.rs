@@ -315,24 +315,8 @@ impl Error {
     /// Whether the broker may have a message all the same, when this is what came of publishing it.
     #[must_use]
     pub const fn leaves_open(&self) -> bool {
-        match self {
-            Self::Unreachable { .. }
-            | Self::Credentials { .. }
-            | Self::VirtualHost { .. }
-            | Self::Tls { .. }
-            | Self::Missing { .. }
-            | Self::Topology { .. }
-            | Self::NotPermitted { .. }
-            | Self::NoExchange { .. }
-            | Self::Unroutable { .. }
-            | Self::Refused { .. }
-            | Self::Invalid { .. } => false,
-            Self::Blocked
-            | Self::Timeout { .. }
-            | Self::Cancelled { .. }
-            | Self::Overtaken { .. }
-            | Self::Lost { .. } => true,
-        }
+        // What somebody else has to mend the broker was never given, or has refused.
+        !self.needs_operator() && !matches!(self, Self::Unreachable { .. } | Self::Refused { .. })
     }
 
     /// Whether only somebody else can mend it (a setting, a right, the topology), so that it is an error and not a
