@@ -28,7 +28,6 @@ pub mod publisher;
 pub mod revocations;
 
 pub use address::{AmqpAddress, BadAddress};
-pub use connection::FaultLog;
 pub use consumer::Consumer;
 pub use dead_letter::DeadLetters;
 pub use publisher::{Outgoing, Publisher};

@@ -25,6 +25,7 @@
 
 pub mod lifecycle;
 pub mod metrics;
+pub mod faults;
 pub mod event;
 pub mod authorities;
 pub mod outbound;

@@ -21,6 +21,7 @@ use crate::embedded;
 use crate::event::address::AddressRules;
 use crate::event::audience::Identifier;
 use crate::event::{EventName, HeaderValue, Message};
+use crate::faults::FaultLog;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::traces::{Publication, Tracer};
@@ -41,7 +42,7 @@ pub struct Publishing {
     /// What makes spans, where something does.
     pub tracer: Option<Tracer>,
     /// What has been told of the broker's faults: one that stops every event is not told with each.
-    pub faults: Mutex<amqp::FaultLog>,
+    pub faults: Mutex<FaultLog>,
     /// Where outcomes are counted.
     pub metrics: Arc<Metrics>,
 }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::connection::{self, Backoff, Role, Suspicion};
 use super::dead_letter::{Gate, Outcome};
 use super::duty::{self, Keeper, Standing};
 use super::ledger::Ledger;
@@ -33,6 +33,7 @@ use super::topology::{self, Made};
 use super::{BrokerConfig, DeadLetters, Error, QueueType};
 use crate::event::id::Position;
 use crate::event::{Break, Intake};
+use crate::faults::FaultLog;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 

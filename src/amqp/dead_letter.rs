@@ -10,12 +10,13 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Backoff, FaultLog};
+use super::connection::Backoff;
 use super::message::{self, Origin};
 use super::publisher::{self, Publisher};
 use super::{BrokerConfig, Error};
 use crate::event::Poison;
 use crate::event::id::Position;
+use crate::faults::FaultLog;
 use crate::metrics::Metrics;
 
 /// What the headers of a dead letter may take when the original ones are too many for a frame. The smallest frame

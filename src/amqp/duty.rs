@@ -19,13 +19,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
 
-use super::connection::{self, Backoff, FaultLog};
+use super::connection::{self, Backoff};
 use super::message::take_apart;
 use super::progress::Offset;
 use super::publisher::Publisher;
 use super::stream::{self, Tail};
 use super::{BrokerConfig, Error, topology};
 use crate::event::id::{EventId, Position};
+use crate::faults::FaultLog;
 
 /// How long a link waits for the token before it is taken that another replica has it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);

@@ -17,13 +17,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::StreamExt;
 use tracing::Instrument;
 
-use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::connection::{self, Backoff, Role, Suspicion};
 use super::message::take_apart;
 use super::progress::Offset;
 use super::stream;
 use super::{BrokerConfig, Error};
 use crate::event::id::Position;
 use crate::event::{self, ReadBack};
+use crate::faults::FaultLog;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 

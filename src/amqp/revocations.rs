@@ -14,7 +14,7 @@ use lapin::{Channel, Connection};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::StreamExt;
 
-use super::connection::{self, Backoff, FaultLog, Role, Suspicion};
+use super::connection::{self, Backoff, Role, Suspicion};
 use super::message::take_apart;
 use super::progress::Offset;
 use super::stream::{self, LONG_SILENCE, Tail};
@@ -22,6 +22,7 @@ use super::topology::{self, Made};
 use super::{BrokerConfig, Error, RevocationStream};
 use crate::event::Notices;
 use crate::event::id::{Mark, Position};
+use crate::faults::FaultLog;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 

@@ -30,6 +30,7 @@ use super::proxies::TrustedProxies;
 use super::rate::ConnectionRate;
 use super::tls::{self, Tls};
 use super::{http1, http2};
+use crate::faults::FaultLog;
 use crate::lifecycle::{Lifecycle, Stage};
 use crate::metrics::Metrics;
 use crate::transport::sse::Link;
@@ -168,7 +169,7 @@ impl Server {
             tls,
         } = self;
         let mut connections = JoinSet::new();
-        let mut faults = Faults::default();
+        let mut faults = FaultLog::default();
         let mut stopping = std::pin::pin!(closing.stopping());
         let served = Arc::new(Served {
             limits,
@@ -466,49 +467,16 @@ fn tune(socket: &TcpStream, stall: Duration) -> io::Result<()> {
 }
 
 /// A connection that went away before it was accepted costs nothing; a lack of descriptors passes as others close.
-async fn pause_after(error: &io::Error, faults: &mut Faults) {
+async fn pause_after(error: &io::Error, faults: &mut FaultLog) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     ) {
-        if let Some(times) = faults.note(Instant::now()) {
+        if let Some(times) = faults.note(error, Instant::now()) {
             tracing::error!(%error, times, "cannot accept a connection; is the limit of open files (ulimit -n) reached?");
         }
         tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-/// Which faults to accept have been told: the first, then after 1 s, 2 s, 4 s..., for as long as they go on.
-#[derive(Debug, Default)]
-struct Faults {
-    /// How often it has happened.
-    times: u64,
-    last_seen: Option<Instant>,
-    /// Until when nothing is told, and for how long that is.
-    quiet: Option<(Instant, Duration)>,
-}
-
-impl Faults {
-    const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(600);
-    /// What has not been seen for so long is news again.
-    const OVER: Duration = Duration::from_secs(60);
-
-    /// How often it has happened by now, if that is to be told.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        if self.last_seen.is_none_or(|last| now >= last + Self::OVER) {
-            *self = Self::default();
-        }
-        self.times += 1;
-        self.last_seen = Some(now);
-        let next = match self.quiet {
-            Some((until, _)) if now < until => return None,
-            Some((_, quiet)) => (quiet * 2).min(Self::LONGEST),
-            None => Self::SHORTEST,
-        };
-        self.quiet = Some((now + next, next));
-        Some(self.times)
     }
 }
 
@@ -525,27 +493,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_that_cannot_be_accepted_are_told_less_and_less_often_until_it_is_over() {
-        let (began, mut faults, mut told) = (Instant::now(), Faults::default(), Vec::new());
-        for turn in 0..20 * 60 {
-            let after = ACCEPT_PAUSE * turn;
-            told.extend(
-                faults
-                    .note(began + after)
-                    .map(|times| (after.as_secs(), times)),
-            );
-        }
-        let expected = [(0, 1), (1, 21), (3, 61), (7, 141), (15, 301), (31, 621)];
-        assert_eq!(told, expected);
-        let later = began + Duration::from_secs(60 + 60);
-        assert_eq!(faults.note(later), Some(1));
     }
 }

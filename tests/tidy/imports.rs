@@ -11,11 +11,15 @@ const ALL: &[&str] = &["*"];
 const IMPORTS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("metrics", &[]),
+    ("faults", &[]),
     ("event", &[]),
     ("authorities", &[]),
     ("outbound", &["authorities"]),
     ("traces", &["event", "lifecycle", "metrics", "outbound"]),
-    ("amqp", &["authorities", "event", "lifecycle", "metrics"]),
+    (
+        "amqp",
+        &["authorities", "event", "faults", "lifecycle", "metrics"],
+    ),
     ("embedded", &["event", "lifecycle", "metrics"]),
     ("tail", &["event"]),
     (
@@ -42,7 +46,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "publish",
         &[
-            "amqp", "auth", "body", "embedded", "event", "metrics", "problem", "traces",
+            "amqp", "auth", "body", "embedded", "event", "faults", "metrics", "problem", "traces",
         ],
     ),
     (
@@ -77,6 +81,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "http",
         &[
             "auth",
+            "faults",
             "lifecycle",
             "metrics",
             "problem",
