@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::browser::Habits;
+use super::browser::{Browser, Habits};
 use super::world::{CONFIRM, Plan, STREAM, World, plain};
 use crate::harness::{Direction, SOON, eventually};
 
@@ -166,9 +167,8 @@ impl World {
             | Fault::ClientsForgotten
             | Fault::ClientsSliced
             | Fault::ClientsSlow => self.spoil_door(fault).await,
-            Fault::ClientsFrozen | Fault::ClientsHalfClosed | Fault::ClientsWithForgedIds => {
-                self.lead_astray(fault).await;
-            }
+            Fault::ClientsFrozen => self.freeze_clients().await,
+            Fault::ClientsHalfClosed | Fault::ClientsWithForgedIds => self.lead_astray(fault),
             Fault::Storm => self.storm(300).await,
         }
     }
@@ -384,37 +384,63 @@ impl World {
         self.end(begun);
     }
 
-    async fn lead_astray(&mut self, fault: Fault) {
+    fn lead_astray(&mut self, fault: Fault) {
         let tenth = self.clients.len() / 10 + 1;
         let first = self.random.usize(..self.clients.len());
-        let mut chosen: Vec<usize> = (0..tenth)
+        let chosen: Vec<usize> = (0..tenth)
             .map(|step| (first + step * 7) % self.clients.len())
             .collect();
-        if fault == Fault::ClientsFrozen {
-            // Only they have so small a buffer that it matters.
-            chosen = (0..self.clients.len())
-                .filter(|index| self.clients[*index].habits.slow)
-                .collect();
-        }
         let numbers: Vec<u32> = chosen
             .iter()
             .map(|index| self.clients[*index].number)
             .collect();
         let begun = self.begin(fault.name(), &[], &numbers);
-        for index in &chosen {
-            let client = &self.clients[*index];
+        for index in chosen {
+            let client = &self.clients[index];
             match fault {
-                Fault::ClientsFrozen => client.freeze(),
                 Fault::ClientsHalfClosed => client.half_close(),
                 _ => client.forge(),
             }
         }
-        if fault == Fault::ClientsFrozen {
-            self.last(2_000..10_000).await;
-            for index in &chosen {
-                self.clients[*index].thaw();
-            }
-        }
+        self.end(begun);
+    }
+
+    async fn freeze_clients(&mut self) {
+        let begun = self.freeze();
+        self.last(2_000..10_000).await;
+        self.thaw(begun);
+    }
+
+    /// Clients read nothing until every bridge has taken in so many more events.
+    pub async fn outrun_clients(&mut self, events: f64) {
+        const CONSUMED: &str = "sse_bridge_events_consumed_total";
+        let begun = self.freeze();
+        let outrun = self.replicas.iter().map(async |replica| {
+            let bridge = replica.bridge();
+            let enough = bridge.metric(CONSUMED).await + events;
+            eventually("so many events have come", CONFIRM, async || {
+                (bridge.metric(CONSUMED).await >= enough).then_some(())
+            })
+            .await;
+        });
+        join_all(outrun).await;
+        self.thaw(begun);
+    }
+
+    /// Those whose buffers are so small that it matters.
+    fn slow_clients(&self) -> impl Iterator<Item = &Browser> {
+        self.clients.iter().filter(|client| client.habits.slow)
+    }
+
+    fn freeze(&mut self) -> u32 {
+        let numbers: Vec<u32> = self.slow_clients().map(|client| client.number).collect();
+        let begun = self.begin(Fault::ClientsFrozen.name(), &[], &numbers);
+        self.slow_clients().for_each(Browser::freeze);
+        begun
+    }
+
+    fn thaw(&mut self, begun: u32) {
+        self.slow_clients().for_each(Browser::thaw);
         self.end(begun);
     }
 
