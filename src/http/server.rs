@@ -19,7 +19,7 @@ use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -172,13 +172,14 @@ impl Server {
         let mut faults = FaultLog::default();
         let mut stopping = std::pin::pin!(closing.stopping());
         let served = Arc::new(Served {
+            router,
             limits,
             metrics,
             tls,
+            telling: Arc::new(Semaphore::new(TOLD_OVER_LIMIT)),
             streams: lifecycle.streams.clone(),
             closing,
         });
-        let telling = Arc::new(Semaphore::new(TOLD_OVER_LIMIT));
         loop {
             let accepted = tokio::select! {
                 () = &mut stopping => break,
@@ -195,50 +196,23 @@ impl Server {
             };
             // Those that have ended make room, whether or not their end was looked at yet.
             while connections.try_join_next().is_some() {}
-            let limits = &served.limits;
-            let place = limits.sockets.clone().map(Place::take);
-            let mut router = &router;
-            let mut welcome = Welcome::In;
-            let mut told = None;
-            let mut seat = None;
-            let client =
-                (!limits.proxies.contains(peer.ip())).then(|| ClientAddress::of(peer.ip()));
-            if let Some(room) = limits.room.as_ref()
-                && connections.len() >= room.connections
-            {
-                served.refused("connection_limit");
-                if connections.len() >= room.connections + TOLD_OVER_LIMIT {
-                    continue;
-                }
-                router = &room.when_full;
-                welcome = Welcome::Told;
-            } else if let Some(client) = client {
-                match limits.admit(client) {
-                    Ok(taken) => seat = taken,
-                    Err((over, reason)) => {
-                        served.refused(reason);
-                        let Ok(permit) = Arc::clone(&telling).try_acquire_owned() else {
-                            continue;
-                        };
-                        told = Some(permit);
-                        router = over;
-                        welcome = Welcome::Told;
-                    }
-                }
-            }
-            if let Err(error) = tune(&socket, limits.stall) {
+            let Some(admission) = served.admit(peer.ip(), connections.len()) else {
+                continue;
+            };
+            let place = served.limits.sockets.clone().map(Place::take);
+            if let Err(error) = tune(&socket, served.limits.stall) {
                 tracing::debug!(%peer, %error, "cannot set the options of a socket; its client has gone");
                 continue;
             }
             let visit = Visit {
                 served: Arc::clone(&served),
-                router: router.clone(),
+                router: admission.router,
                 link: Arc::new(Link::new(peer)),
-                welcome,
+                welcome: admission.welcome,
             };
             connections.spawn(async move {
                 visit.serve(socket).await;
-                drop((place, told, seat));
+                drop((place, admission.held));
             });
         }
         drop(listener);
@@ -247,30 +221,63 @@ impl Server {
 }
 
 impl ServerLimits {
-    /// The place of a connection, where those of an address are counted; or what answers one of an address that comes too fast
-    /// or holds too many, and which limit that is.
-    fn admit(&self, client: ClientAddress) -> Result<Option<Seat>, (&Router, &'static str)> {
+    /// The seat of one more connection beside those that are there, where those of an address are counted.
+    fn seat(&self, peer: IpAddr, present: usize) -> Result<Option<Seat>, Over<'_>> {
+        if let Some(room) = &self.room
+            && present >= room.connections
+        {
+            return Err(Over {
+                limit: "connection_limit",
+                answer: &room.when_full,
+            });
+        }
+        if self.proxies.contains(peer) {
+            return Ok(None);
+        }
+        let client = ClientAddress::of(peer);
         if let Some(pace) = &self.pace
             && !pace.rate.admits(client, Instant::now())
         {
-            return Err((&pace.when_over, "address_rate"));
+            return Err(Over {
+                limit: "address_rate",
+                answer: &pace.when_over,
+            });
         }
-        self.share
-            .as_ref()
-            .map(|share| {
-                let taken = share.places.take(None, client);
-                taken.map_err(|_| (&share.when_over, "address_limit"))
-            })
-            .transpose()
+        let Some(share) = &self.share else {
+            return Ok(None);
+        };
+        let taken = share.places.take(None, client);
+        taken.map(Some).map_err(|_| Over {
+            limit: "address_limit",
+            answer: &share.when_over,
+        })
     }
+}
+
+/// A limit that a connection is over.
+struct Over<'a> {
+    /// As it is counted.
+    limit: &'static str,
+    answer: &'a Router,
+}
+
+/// How a connection is received.
+struct Admission {
+    router: Router,
+    welcome: Welcome,
+    /// What the connection holds as long as it lasts: its seat, or its permit to be told.
+    held: (Option<Seat>, Option<OwnedSemaphorePermit>),
 }
 
 /// What all connections of a listener share.
 #[derive(Debug)]
 pub(super) struct Served {
+    router: Router,
     pub(super) limits: ServerLimits,
     metrics: Arc<Metrics>,
     tls: Option<Arc<Tls>>,
+    /// Permits to be told of a limit.
+    telling: Arc<Semaphore>,
     /// Holds what was not sent to its end.
     pub(super) streams: Stage,
     /// Stops when no more requests are taken.
@@ -306,8 +313,29 @@ impl Welcome {
 }
 
 impl Served {
-    fn refused(&self, reason: &str) {
-        self.metrics.connections_refused.of(reason).inc();
+    /// How one more connection is received beside those that are there; none if it is closed without a word.
+    fn admit(&self, peer: IpAddr, present: usize) -> Option<Admission> {
+        let over = match self.limits.seat(peer, present) {
+            Ok(seat) => {
+                return Some(Admission {
+                    router: self.router.clone(),
+                    welcome: Welcome::In,
+                    held: (seat, None),
+                });
+            }
+            Err(over) => over,
+        };
+        self.refused(over.limit);
+        let permit = Arc::clone(&self.telling).try_acquire_owned().ok()?;
+        Some(Admission {
+            router: over.answer.clone(),
+            welcome: Welcome::Told,
+            held: (None, Some(permit)),
+        })
+    }
+
+    fn refused(&self, limit: &str) {
+        self.metrics.connections_refused.of(limit).inc();
     }
 
     /// Who sends a request, and whether that one comes too fast: where it is no trusted proxy that brings it, that was

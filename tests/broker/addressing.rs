@@ -3,7 +3,7 @@
 use lapin::types::AMQPValue;
 use serde_json::json;
 
-use crate::harness::{Bridge, Client, Foreign, Message, RabbitMq};
+use crate::harness::{Bridge, Client, Foreign, Message, RabbitMq, SOON, eventually};
 
 const DEAD_LETTERS: &str = "events.sse.dlq";
 
@@ -53,11 +53,15 @@ async fn what_is_not_json_is_dead_lettered_with_the_reason_and_reaches_nobody() 
                 |count| count == 1.0,
             )
             .await;
-        let errors = bridge
-            .output()
-            .lines()
-            .filter(|line| line.contains("\"ERROR\"") && line.contains("dead-lettered"))
-            .count();
+        let errors = eventually("the dead letter is told of", SOON, async || {
+            let output = bridge.output();
+            let lines = output.lines();
+            let errors = lines
+                .filter(|line| line.contains("\"ERROR\"") && line.contains("dead-lettered"))
+                .count();
+            (errors > 0).then_some(errors)
+        })
+        .await;
         assert_eq!(
             errors,
             1,

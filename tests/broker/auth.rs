@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bridge, Client, Issuer, KeyServer, Message, RabbitMq, Setup, Silence, Vhost, eventually, jwks,
-    within,
+    Bridge, Client, Issuer, KeyServer, LONG, Message, RabbitMq, Setup, Silence, Vhost, eventually,
+    jwks, within,
 };
 
 const ISSUER: &str = "https://issuer.example";
-/// Long enough for keys to change, which takes an interval of 10 seconds when nobody was told.
-const LONG: Duration = Duration::from_secs(60);
-
 fn claims(tenant: &str, user: &str, team: &str) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     json!({

@@ -155,6 +155,7 @@ async fn a_gap_stands_before_any_later_event_and_what_follows_is_whole() {
     let vhost = RabbitMq::shared().await.vhost();
     let bridge = Bridge::on(&vhost)
         .set("SSE_CHANNEL_CAPACITY", 16)
+        .set("SSE_STALL_SECONDS", 600)
         .start()
         .await;
     // It reads nothing of this while it is published.

@@ -1,10 +1,8 @@
 //! An event reaches every client that may see it, as it was published, in the order of the log, once.
 
-use std::time::Duration;
-
 use serde_json::json;
 
-use crate::harness::{Bridge, Client, Event, Foreign, Message, RabbitMq, within};
+use crate::harness::{Bridge, Client, Event, Foreign, LONG, Message, RabbitMq, within};
 
 /// Bodies that a bridge which parses and prints JSON again would change.
 const BODIES: [&str; 4] = [
@@ -164,11 +162,9 @@ async fn two_replicas_on_one_stream_both_deliver_everything_in_order_with_the_sa
         let (of_first, of_second) = tokio::join!(left[0].events(COUNT), right[0].events(COUNT));
         received = vec![of_first, of_second];
     };
-    within(
-        "both replicas deliver everything",
-        Duration::from_secs(60),
-        async { tokio::join!(publishing, reading) },
-    )
+    within("both replicas deliver everything", LONG, async {
+        tokio::join!(publishing, reading)
+    })
     .await;
 
     let expected: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();

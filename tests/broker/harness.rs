@@ -35,5 +35,9 @@ pub use rabbitmq::{PASSWORD, RabbitMq, Taken, Vhost};
 pub use run::{command, free_port, new_folder};
 pub use swarm::Swarm;
 
-/// How long anything may take that should be done at once: long enough for two busy cores, short enough to find a hang.
-pub const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+/// How long anything may take that should be done at once: long enough for two cores that have ten times too much to do,
+/// short enough to find a hang.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How long thousands of clients or tens of thousands of events may take.
+pub const LONG: std::time::Duration = std::time::Duration::from_secs(180);

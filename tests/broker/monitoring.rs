@@ -20,7 +20,7 @@ use crate::harness::{
 const TOKEN: &str = "a-token-that-nobody-prints-0123456789";
 
 /// How long a client of the first replica may take nothing. The one that is let go for it waits so long.
-const STALL_SECONDS: u64 = 15;
+const STALL_SECONDS: u64 = 30;
 
 /// What may answer 0 where all else has moved, by panel and query, and why.
 const MAY_BE_ZERO: &[(&str, &str, &str)] = &[

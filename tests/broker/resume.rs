@@ -1,6 +1,6 @@
 //! A client that returns with its last event id finds what it missed, nothing else, and nothing twice.
 
-use crate::harness::{Bridge, Client, Item, Message, RabbitMq};
+use crate::harness::{Bridge, Client, Item, Message, RabbitMq, SOON, eventually};
 
 fn numbered(range: std::ops::Range<usize>) -> impl Iterator<Item = Message> {
     range.map(|n| Message::to("team.7.n", n.to_string()))
@@ -116,7 +116,16 @@ async fn a_work_queues_ids_mean_nothing_after_a_restart_and_the_client_is_told()
     producer.publish_all(numbered(0..3)).await;
     client.events(3).await;
     bridge.kill();
+    // What it had not acknowledged yet comes again, and not to the client.
+    let again = eventually("nobody consumes", SOON, async || {
+        let (waiting, consumers) = vhost.queue("events.sse").await?;
+        (consumers == 0).then_some(f64::from(waiting))
+    })
+    .await;
     let bridge = setup.start().await;
+    bridge
+        .wait_metric("sse_bridge_events_consumed_total", |count| count == again)
+        .await;
     let mut client = client.reconnect_to(bridge.public).await;
     assert_eq!(client.event().await.json()["reason"], "unknown");
     producer.publish_all(numbered(3..6)).await;

@@ -182,7 +182,7 @@ async fn a_revocation_inside_a_tenant_ends_nothing_in_another() {
 async fn a_busy_client_and_one_that_stalls_are_sent_nothing_that_comes_after_they_were_revoked() {
     const BEFORE: usize = 3000;
     let vhost = RabbitMq::shared().await.vhost();
-    let bridge = start(Bridge::on(&vhost)).await;
+    let bridge = start(Bridge::on(&vhost).set("SSE_STALL_SECONDS", 600)).await;
     // It is not asked to read before the end.
     let mut stalled = connect(bridge.public, "user_id=42").await;
     let mut busy = connect(bridge.public, "user_id=42").await;

@@ -192,6 +192,11 @@ impl World {
         }
         self.last(0..2_000).await;
         self.broker.own().start().await;
+        // It greets before it can do all that is asked of it.
+        eventually("RabbitMQ has its queue again", CONFIRM, async || {
+            self.vhost.queue(STREAM).await
+        })
+        .await;
         self.end(begun);
     }
 
@@ -244,7 +249,6 @@ impl World {
         for replica in &self.replicas {
             before.push(replica.reconnects().await);
         }
-        // Erlang, for all consumers of the queue: `Q` is the queue, `C` the channel, `T` the consumer's tag.
         let action = match fault {
             // The fourth of a server's state is its own, whose second is its configuration, whose sixth writes to the socket.
             Fault::ConsumerCancelled => {
@@ -253,10 +257,7 @@ impl World {
             Fault::ConsumerForgotten => "gen_server2:cast(C, {queue_event, Q, eol})",
             _ => "rabbit_channel:do(C, {'basic.ack', 1000000000, false})",
         };
-        let (vhost, queue) = (self.vhost.name(), STREAM);
-        let every_consumer = format!(
-            "length([{action} || {{{{Q = {{resource, <<\"{vhost}\">>, queue, <<\"{queue}\">>}}, C, T}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), is_process_alive(C)])."
-        );
+        let every_consumer = self.vhost.each_consumer(STREAM, action) + ".";
         let begun = self.begin(fault.name(), &every, &[]);
         let count = self.broker.control(&["eval", &every_consumer]).await;
         // One that just ended may still be in the table.
@@ -275,12 +276,28 @@ impl World {
     }
 
     async fn delete_queue(&mut self) {
+        let begun = self.begin_deletion().await;
+        self.vhost.delete_queue(STREAM).await;
+        self.end_deletion(begun).await;
+    }
+
+    /// The stream is deleted, and the broker tells none of the bridges.
+    pub async fn delete_untold(&mut self) {
+        let begun = self.begin_deletion().await;
+        let deletion = self.vhost.deletion_that_nobody_is_told(STREAM);
+        self.broker.control(&["eval", &deletion]).await;
+        self.end_deletion(begun).await;
+    }
+
+    async fn begin_deletion(&mut self) -> u32 {
         // What it holds is written down first, as nobody can read it afterwards.
         self.read_log().await;
         let every = self.every_replica();
-        let begun = self.begin(Fault::QueueDeleted.name(), &every, &[]);
-        self.vhost.delete_queue(STREAM).await;
-        eventually("the bridge makes the queue again", SOON, async || {
+        self.begin(Fault::QueueDeleted.name(), &every, &[])
+    }
+
+    async fn end_deletion(&mut self, begun: u32) {
+        eventually("the bridge makes the queue again", CONFIRM, async || {
             self.vhost.queue(STREAM).await
         })
         .await;
@@ -446,6 +463,8 @@ impl World {
 
     /// So many come at once with ids that others had a while ago, read on to where the others are, and go.
     pub async fn storm(&mut self, count: u32) {
+        // Where they come from, and how far they have to come, is not known while a link is away.
+        self.recover().await;
         self.remember_ids();
         let ids = self.old_ids.clone();
         self.last(1_000..4_000).await;

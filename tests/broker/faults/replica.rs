@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::browser::Doors;
 use super::history::{Phase, Record, Recorder, Sample};
-use crate::harness::{Bridge, Proxy, RabbitMq, Setup, Vhost, eventually, free_port, request};
+use crate::harness::{Bridge, Proxy, RabbitMq, SOON, Setup, Vhost, eventually, free_port, request};
 
 /// How often each bridge is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -49,6 +49,8 @@ impl Replica {
         let mut setup = Bridge::at(&vhost.url_at(link.port()))
             .set("HTTP_BIND", public)
             .set("ADMIN_BIND", admin)
+            // Some clients never read, and a drain waits for them.
+            .set("DRAIN_SECONDS", 2)
             // Every poison message is an error in the log, and would drown what matters here.
             .set("RUST_LOG", "info,sse_bridge::amqp::dead_letter=off")
             .set("REPLICA_NAME", format!("replica-{number}"));
@@ -140,9 +142,10 @@ impl Replica {
 
     /// Looks at it once, for the record.
     pub async fn sample(&self, phase: Phase) -> Sample {
-        let sample = take_sample(self.number, self.admin, phase)
-            .await
-            .expect("the bridge answers");
+        let sample = eventually("the bridge answers", SOON, async || {
+            take_sample(self.number, self.admin, phase).await
+        })
+        .await;
         self.recorder.record(&Record::Sample(sample.clone()));
         sample
     }

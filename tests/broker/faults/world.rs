@@ -13,16 +13,16 @@ use super::events;
 use super::history::{self, Fault, Phase, Record, Recorder, Rules, Scope};
 use super::publishers::Publishers;
 use super::replica::Replica;
-use crate::harness::{RabbitMq, SOON, Vhost, eventually};
+use crate::harness::{LONG, RabbitMq, SOON, Vhost, eventually};
 
 pub const STREAM: &str = "events.sse";
 const LETTERS: &str = "events.sse.dlq";
 
 /// How long all may take to come to rest at the end of a run.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = LONG;
 
 /// How long a publisher may take for its confirm: a broker may have to start, and a memory alarm to end.
-pub const CONFIRM: Duration = Duration::from_secs(60);
+pub const CONFIRM: Duration = LONG;
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -241,7 +241,7 @@ impl World {
             .iter()
             .map(|replica| Deaf::start(replica.doors().straight))
             .collect();
-        eventually("every client has joined", SOON * 2, async || {
+        eventually("every client has joined", SOON, async || {
             self.clients
                 .iter()
                 .all(|client| !client.last_id().is_empty())
@@ -419,12 +419,13 @@ impl World {
                 .await;
             let mut before = u64::MAX;
             let deadline = Instant::now() + Duration::from_secs(15);
-            while let Some(sample) = replica.peek().await {
-                let at_rest = sample.unacknowledged == 0 && sample.memory >= before;
-                if at_rest || Instant::now() > deadline {
-                    break;
+            while Instant::now() < deadline {
+                if let Some(sample) = replica.peek().await {
+                    if sample.unacknowledged == 0 && sample.memory >= before {
+                        break;
+                    }
+                    before = sample.memory;
                 }
-                before = sample.memory;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             replica.sample(Phase::Rest).await;

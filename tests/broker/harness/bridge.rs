@@ -120,7 +120,6 @@ impl Bridge {
         .set("AUTH_MODE", "none")
         .set("HTTP_BIND", "127.0.0.1:0")
         .set("ADMIN_BIND", "127.0.0.1:0")
-        .set("DRAIN_SECONDS", 2)
         .set("RUST_LOG", "info")
         .set("LOG_FORMAT", "json")
     }

@@ -39,7 +39,7 @@ pub const PASSWORD: &str = "pass/word-that-nobody-prints";
 const PASSWORD_ENCODED: &str = "pass%2Fword-that-nobody-prints";
 
 /// A node takes 5 seconds to start on an idle machine; several at once on two busy cores take longer.
-const START_LIMIT: Duration = Duration::from_secs(90);
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// A node and its data.
 pub struct RabbitMq {
@@ -418,6 +418,27 @@ impl Vhost {
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await
             .expect("the queue is deleted");
+    }
+
+    /// An Erlang expression that does something for each consumer of a queue, and is how many those were. In `action`, `Q` is
+    /// the queue, `C` the channel, `T` the consumer's tag.
+    pub fn each_consumer(&self, queue: &str, action: &str) -> String {
+        let name = self.name();
+        format!(
+            "length([{action} || {{{{Q = {{resource, <<\"{name}\">>, queue, <<\"{queue}\">>}}, C, T}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), is_process_alive(C)])"
+        )
+    }
+
+    /// An Erlang expression that deletes a stream after RabbitMQ has forgotten who reads it, so that nobody is told.
+    pub fn deletion_that_nobody_is_told(&self, stream: &str) -> String {
+        let forget = self.each_consumer(
+            stream,
+            "{T, gen_server2:cast(C, {queue_event, Q, eol}), sys:get_state(C)}",
+        );
+        let name = self.name();
+        format!(
+            "{forget}, {{ok, S}} = rabbit_amqqueue:lookup({{resource, <<\"{name}\">>, queue, <<\"{stream}\">>}}), rabbit_amqqueue:delete(S, false, false, <<\"nobody\">>)."
+        )
     }
 
     /// Deletes an exchange under whoever uses it.

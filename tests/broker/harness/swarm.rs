@@ -1,10 +1,8 @@
 //! Clients in their thousands, in one process.
 
-use std::time::Duration;
-
 use tokio::task::JoinSet;
 
-use super::{Bridge, Client, within};
+use super::{Bridge, Client, LONG, within};
 
 /// Many clients with one query.
 pub struct Swarm {
@@ -13,7 +11,7 @@ pub struct Swarm {
 
 impl Swarm {
     /// Connects `count` clients at once, and waits until all are subscribed.
-    pub async fn connect(bridge: &Bridge, count: usize, query: &str, limit: Duration) -> Self {
+    pub async fn connect(bridge: &Bridge, count: usize, query: &str) -> Self {
         let mut connecting = JoinSet::new();
         for _ in 0..count {
             let query = query.to_owned();
@@ -26,12 +24,12 @@ impl Swarm {
             });
         }
         Self {
-            clients: within("all clients are connected", limit, connecting.join_all()).await,
+            clients: within("all clients are connected", LONG, connecting.join_all()).await,
         }
     }
 
     /// Waits until every client has received an event with this data as its next, and nothing else before it.
-    pub async fn each_receives(&mut self, data: &str, limit: Duration) {
+    pub async fn each_receives(&mut self, data: &str) {
         let mut receiving = JoinSet::new();
         for mut client in self.clients.drain(..) {
             let expected = data.to_owned();
@@ -41,12 +39,7 @@ impl Swarm {
                 client
             });
         }
-        self.clients = within(
-            "all clients received the event",
-            limit,
-            receiving.join_all(),
-        )
-        .await;
+        self.clients = within("all clients received the event", LONG, receiving.join_all()).await;
     }
 
     /// How many there are.
