@@ -193,10 +193,7 @@ impl World {
         self.last(0..2_000).await;
         self.broker.own().start().await;
         // It greets before it can do all that is asked of it.
-        eventually("RabbitMQ has its queue again", CONFIRM, async || {
-            self.vhost.queue(STREAM).await
-        })
-        .await;
+        self.wait_for_queue().await;
         self.end(begun);
     }
 
@@ -278,7 +275,9 @@ impl World {
     async fn delete_queue(&mut self) {
         let begun = self.begin_deletion().await;
         self.vhost.delete_queue(STREAM).await;
-        self.end_deletion(begun).await;
+        self.wait_for_queue().await;
+        self.end(begun);
+        self.publishers.resume();
     }
 
     /// The stream is deleted, and the broker tells none of the bridges.
@@ -286,7 +285,11 @@ impl World {
         let begun = self.begin_deletion().await;
         let deletion = self.vhost.deletion_that_nobody_is_told(STREAM);
         self.broker.control(&["eval", &deletion]).await;
-        self.end_deletion(begun).await;
+        self.wait_for_queue().await;
+        self.publishers.resume();
+        // It lasts until each bridge looks, after five seconds without an event, or after a minute.
+        self.recover().await;
+        self.end(begun);
     }
 
     async fn begin_deletion(&mut self) -> u32 {
@@ -296,13 +299,11 @@ impl World {
         self.begin(Fault::QueueDeleted.name(), &every, &[])
     }
 
-    async fn end_deletion(&mut self, begun: u32) {
-        eventually("the bridge makes the queue again", CONFIRM, async || {
+    async fn wait_for_queue(&self) {
+        eventually("the queue is there", CONFIRM, async || {
             self.vhost.queue(STREAM).await
         })
         .await;
-        self.end(begun);
-        self.publishers.resume();
     }
 
     async fn raise_memory_alarm(&mut self) {
