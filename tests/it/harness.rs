@@ -424,9 +424,17 @@ pub async fn until_checkpoint(
     (events, checkpoints)
 }
 
-/// Raises the limit of open files, which bridges inherit, as far as it may be.
+/// What all tests at one time open at most, those with thousands of clients among them.
+const MANY_FILES: u64 = 10_000;
+
+/// Raises the limit of open files, which bridges inherit, as far as it may be: that must be far enough.
 pub fn may_open_many_files() {
     let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    assert!(
+        most >= MANY_FILES,
+        "this test opens thousands of files, and only {most} may be: raise the hard limit to {MANY_FILES} (ulimit -Hn)"
+    );
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
