@@ -86,7 +86,8 @@ impl Setup {
         bridge
     }
 
-    /// Starts `dev` and waits until it listens: for what speaks over TLS, which this harness does not.
+    /// Starts `dev` and waits until it listens, without a connection: for what speaks over TLS, which this harness does not,
+    /// and for what counts connections.
     pub async fn start_listening(&self) -> Bridge {
         self.start_command("dev").await
     }
