@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Bridge, Finished, KeyServer, Setup, free_port, http_answer};
+use crate::harness::{Bridge, Finished, KeyServer, Setup, closed_port, http_answer};
 
 /// Exit code of what cannot be used (sysexits.h: EX_USAGE).
 const BAD_CONFIGURATION: Option<i32> = Some(64);
@@ -225,7 +225,7 @@ async fn dev_greets_with_commands_that_work_as_they_stand() {
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_told_and_exits_with_1() {
-    let url = format!("amqp://guest:hush-hush@127.0.0.1:{}", free_port());
+    let url = format!("amqp://guest:hush-hush@127.0.0.1:{}", closed_port());
     let away = Setup::default()
         .set("RABBITMQ_URL", &url)
         .set("AUTH_MODE", "none");
@@ -273,7 +273,7 @@ async fn a_serve_that_is_not_there_hangs_or_is_another_program_is_not_alive() {
         assert_eq!(finished.stdout, "", "{bind}");
         (finished.code, finished.stderr)
     };
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let nobody = format!("127.0.0.1:{}", closed_port());
     let (code, says) = check(&nobody).await;
     assert_eq!(code, Some(1), "{says}");
     for part in [
@@ -325,7 +325,7 @@ async fn publish_refuses_what_the_bridge_would_dead_letter() {
 #[test]
 fn a_reader_that_has_had_enough_is_no_failure() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let away = format!("amqp://127.0.0.1:{}", free_port());
+    let away = format!("amqp://127.0.0.1:{}", closed_port());
     let token = ["token", "--user", "42"];
     for (arguments, closes_errors, code) in [
         (&token[..], false, 0),

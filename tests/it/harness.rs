@@ -24,11 +24,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -99,7 +100,10 @@ impl Setup {
 
     /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
     pub async fn start_serve(self) -> Bridge {
-        let mut setup = self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()));
+        let mut setup = self.set(
+            "RABBITMQ_URL",
+            format!("amqp://127.0.0.1:{}", closed_port()),
+        );
         let admin = setup.environment.entry("ADMIN_BIND".to_owned());
         admin.or_insert_with(|| "127.0.0.1:0".to_owned());
         setup.start_command("serve").await
@@ -443,10 +447,16 @@ pub fn may_open_many_files() {
     setrlimit(Resource::Nofile, raised).expect("as many files as may be");
 }
 
-/// A TCP port of loopback that nothing listens on.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+/// A TCP port of loopback that refuses connections. It is bound as long as the tests run, so that nobody else gets it.
+pub fn closed_port() -> u16 {
+    static BOUND: LazyLock<Socket> = LazyLock::new(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a port");
+        socket
+    });
+    let address = BOUND.local_addr().expect("an address").as_socket();
+    address.expect("an address of IPv4").port()
 }
 
 /// A child process whose output is collected as it comes.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::minting::{by_any_key, claims, key_path, private_pem, sign_with};
 use super::refused::stream_head;
-use crate::harness::{Authority, Bridge, KeyServer, Setup, free_port, http_answer, jwks};
+use crate::harness::{Authority, Bridge, KeyServer, Setup, closed_port, http_answer, jwks};
 use crate::requests::detail;
 
 /// A bridge that takes its keys from there.
@@ -300,7 +300,10 @@ async fn over_https_keys_come_from_a_server_whose_certificate_this_system_trusts
 async fn where_nothing_says_which_certificates_to_trust_it_does_not_start() {
     let finished = by_any_key()
         .set("AUTH_JWKS_URL", "https://keys.example/jwks")
-        .set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()))
+        .set(
+            "RABBITMQ_URL",
+            format!("amqp://127.0.0.1:{}", closed_port()),
+        )
         .set("SSL_CERT_FILE", "/missing/authorities.pem")
         .run(&["serve"], "")
         .await;
