@@ -17,7 +17,8 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Bridge, Client, Producer, Raw, SOON, event, eventually, http, may_open_many_files, within,
+    Bridge, Client, Producer, Raw, SOON, event, eventually, http, may_open_many_files,
+    small_socket, within,
 };
 
 const PUBLISH: &str = r#"{"topic":"team.7.n","data":"smuggled"}"#;
@@ -459,7 +460,7 @@ async fn attack(bridge: &Bridge) -> Vec<TcpStream> {
     for number in 0..ATTACKERS {
         let address = bridge.public;
         connecting.spawn(async move {
-            let mut socket = TcpStream::connect(address).await.expect("it listens");
+            let mut socket = small_socket(address).await;
             // Closed with a reset, so that no port waits for its end.
             socket2::SockRef::from(&socket)
                 .set_linger(Some(Duration::ZERO))

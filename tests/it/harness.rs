@@ -408,6 +408,13 @@ impl Raw {
     }
 }
 
+/// A connection for which the kernel holds little that was not read.
+pub async fn small_socket(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("an option");
+    socket.connect(address).await.expect("the bridge listens")
+}
+
 /// Reads until a checkpoint pleases: the events and the other checkpoints that came before it. Heartbeats go on for
 /// ever, so that there is a deadline for all of it.
 pub async fn until_checkpoint(

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Authority, SOON, eventually, within};
+use crate::harness::{Authority, SOON, eventually, small_socket, within};
 use crate::tls::{BOTH, Http2, handshake_over, with};
 
 const DATA: u8 = 0;
@@ -351,10 +351,8 @@ async fn at_a_drain_a_slow_client_gets_what_was_said_last_though_it_speaks_meanw
     let mut bridge = with(&authority.sign("server", &["localhost"], 2090))
         .start_listening()
         .await;
-    let socket = TcpSocket::new_v4().unwrap();
-    // So little that most of what comes waits at the bridge's end.
-    socket.set_recv_buffer_size(4 * 1024).unwrap();
-    let socket = socket.connect(bridge.public).await.unwrap();
+    // Most of what comes waits at the bridge's end.
+    let socket = small_socket(bridge.public).await;
     let own = socket.local_addr().unwrap();
     let mut slow = Frames::over(socket, &authority).await;
     slow.subscribe("team_id=7").await;

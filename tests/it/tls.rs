@@ -20,14 +20,14 @@ use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::{
     Authority, Bridge, Client, Event, EventStream, Identity, Item, Raw, SOON, Setup, event,
-    eventually, may_open_many_files, within,
+    eventually, may_open_many_files, small_socket, within,
 };
 
 pub const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
@@ -332,13 +332,6 @@ async fn over_http1_a_full_socket_loses_nothing_and_a_client_that_hangs_up_is_le
     })
     .await;
     drop(left);
-}
-
-/// A connection for which the kernel holds little.
-async fn small_socket(address: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("an option");
-    socket.connect(address).await.expect("it listens")
 }
 
 /// Opens a stream on each of these, lets their sockets fill, reads one of them to the end of what was published and then
