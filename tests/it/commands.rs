@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Bridge, Finished, KeyServer, Setup, closed_port, http_answer};
+use crate::harness::{
+    Bridge, Finished, KeyServer, SOON, Setup, closed_port, eventually, http_answer,
+};
 
 /// Exit code of what cannot be used (sysexits.h: EX_USAGE).
 const BAD_CONFIGURATION: Option<i32> = Some(64);
@@ -207,14 +209,17 @@ async fn a_port_that_is_taken_is_told_with_the_setting_that_chose_it() {
 #[tokio::test]
 async fn dev_greets_with_commands_that_work_as_they_stand() {
     let bridge = Bridge::dev().start().await;
-    let greeting = bridge.output();
     for part in [
         format!("http://{}/events?team_id=7", bridge.public),
         format!("http://{}/publish", bridge.public),
         format!("http://{}/\n", bridge.public),
     ] {
-        assert!(greeting.contains(&part), "{part}: {greeting}");
+        eventually(&format!("{part} in the greeting"), SOON, async || {
+            bridge.output().contains(&part).then_some(())
+        })
+        .await;
     }
+    let greeting = bridge.output();
     let (_, data) = greeting.split_once("-d '").expect("a body");
     let (data, _) = data.split_once('\'').expect("its end");
     // As curl sends it.
