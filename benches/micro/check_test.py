@@ -10,7 +10,7 @@ from check import ROUNDS, Figures, compare, correct, rank_sum, read_table
 
 SEED = int(os.environ.get("CHECK_SEED", random.randrange(2**32)))
 BENCHMARKS = 80
-TRIALS = 40
+TRIALS = 100
 THRESHOLD = 0.05
 
 

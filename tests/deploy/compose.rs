@@ -187,8 +187,12 @@ fn what_nginx_is_given_for_compose_is_the_shipped_configuration_without_tls_and_
             "{server}: {text}"
         );
     }
+    // Those that nginx has by default are root's.
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};\n", place(kind)))
+        .concat();
     let around = format!(
-        "pid {};\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; include {made}; }}\n",
+        "pid {};\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; {temporary} include {made}; }}\n",
         place("nginx.pid")
     );
     fs::write(place("nginx.conf"), around).expect("a file");

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Bridge, Finished, KeyServer, Setup, free_port, http_answer};
+use crate::harness::{
+    Bridge, Finished, KeyServer, SOON, Setup, closed_port, eventually, http_answer,
+};
 
 /// Exit code of what cannot be used (sysexits.h: EX_USAGE).
 const BAD_CONFIGURATION: Option<i32> = Some(64);
@@ -207,14 +209,17 @@ async fn a_port_that_is_taken_is_told_with_the_setting_that_chose_it() {
 #[tokio::test]
 async fn dev_greets_with_commands_that_work_as_they_stand() {
     let bridge = Bridge::dev().start().await;
-    let greeting = bridge.output();
     for part in [
         format!("http://{}/events?team_id=7", bridge.public),
         format!("http://{}/publish", bridge.public),
         format!("http://{}/\n", bridge.public),
     ] {
-        assert!(greeting.contains(&part), "{part}: {greeting}");
+        eventually(&format!("{part} in the greeting"), SOON, async || {
+            bridge.output().contains(&part).then_some(())
+        })
+        .await;
     }
+    let greeting = bridge.output();
     let (_, data) = greeting.split_once("-d '").expect("a body");
     let (data, _) = data.split_once('\'').expect("its end");
     // As curl sends it.
@@ -225,7 +230,7 @@ async fn dev_greets_with_commands_that_work_as_they_stand() {
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_told_and_exits_with_1() {
-    let url = format!("amqp://guest:hush-hush@127.0.0.1:{}", free_port());
+    let url = format!("amqp://guest:hush-hush@127.0.0.1:{}", closed_port());
     let away = Setup::default()
         .set("RABBITMQ_URL", &url)
         .set("AUTH_MODE", "none");
@@ -273,7 +278,7 @@ async fn a_serve_that_is_not_there_hangs_or_is_another_program_is_not_alive() {
         assert_eq!(finished.stdout, "", "{bind}");
         (finished.code, finished.stderr)
     };
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let nobody = format!("127.0.0.1:{}", closed_port());
     let (code, says) = check(&nobody).await;
     assert_eq!(code, Some(1), "{says}");
     for part in [
@@ -325,7 +330,7 @@ async fn publish_refuses_what_the_bridge_would_dead_letter() {
 #[test]
 fn a_reader_that_has_had_enough_is_no_failure() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let away = format!("amqp://127.0.0.1:{}", free_port());
+    let away = format!("amqp://127.0.0.1:{}", closed_port());
     let token = ["token", "--user", "42"];
     for (arguments, closes_errors, code) in [
         (&token[..], false, 0),

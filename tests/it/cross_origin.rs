@@ -179,7 +179,7 @@ async fn a_page_may_read_that_there_is_no_room_for_it() {
     let bridge = Bridge::dev()
         .set("HTTP_MAX_CONNECTIONS", 1)
         .set("HTTP_CORS_ORIGINS", OURS)
-        .start()
+        .start_listening()
         .await;
     let _only = stream(&bridge, OURS).await;
     let refused = bridge

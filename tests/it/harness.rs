@@ -24,11 +24,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -86,7 +87,8 @@ impl Setup {
         bridge
     }
 
-    /// Starts `dev` and waits until it listens: for what speaks over TLS, which this harness does not.
+    /// Starts `dev` and waits until it listens, without a connection: for what speaks over TLS, which this harness does not,
+    /// and for what counts connections.
     pub async fn start_listening(&self) -> Bridge {
         self.start_command("dev").await
     }
@@ -98,7 +100,10 @@ impl Setup {
 
     /// Starts `serve`, with the login that was set and a broker that is not there, and waits until it listens.
     pub async fn start_serve(self) -> Bridge {
-        let mut setup = self.set("RABBITMQ_URL", format!("amqp://127.0.0.1:{}", free_port()));
+        let mut setup = self.set(
+            "RABBITMQ_URL",
+            format!("amqp://127.0.0.1:{}", closed_port()),
+        );
         let admin = setup.environment.entry("ADMIN_BIND".to_owned());
         admin.or_insert_with(|| "127.0.0.1:0".to_owned());
         setup.start_command("serve").await
@@ -403,6 +408,13 @@ impl Raw {
     }
 }
 
+/// A connection for which the kernel holds little that was not read.
+pub async fn small_socket(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("an option");
+    socket.connect(address).await.expect("the bridge listens")
+}
+
 /// Reads until a checkpoint pleases: the events and the other checkpoints that came before it. Heartbeats go on for
 /// ever, so that there is a deadline for all of it.
 pub async fn until_checkpoint(
@@ -424,9 +436,17 @@ pub async fn until_checkpoint(
     (events, checkpoints)
 }
 
-/// Raises the limit of open files, which bridges inherit, as far as it may be.
+/// What all tests at one time open at most, those with thousands of clients among them.
+const MANY_FILES: u64 = 10_000;
+
+/// Raises the limit of open files, which bridges inherit, as far as it may be: that must be far enough.
 pub fn may_open_many_files() {
     let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    assert!(
+        most >= MANY_FILES,
+        "this test opens thousands of files, and only {most} may be: raise the hard limit to {MANY_FILES} (ulimit -Hn)"
+    );
     let raised = Rlimit {
         current: limit.maximum,
         ..limit
@@ -434,10 +454,16 @@ pub fn may_open_many_files() {
     setrlimit(Resource::Nofile, raised).expect("as many files as may be");
 }
 
-/// A TCP port of loopback that nothing listens on.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+/// A TCP port of loopback that refuses connections. It is bound as long as the tests run, so that nobody else gets it.
+pub fn closed_port() -> u16 {
+    static BOUND: LazyLock<Socket> = LazyLock::new(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a port");
+        socket
+    });
+    let address = BOUND.local_addr().expect("an address").as_socket();
+    address.expect("an address of IPv4").port()
 }
 
 /// A child process whose output is collected as it comes.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Authority, SOON, eventually, within};
+use crate::harness::{Authority, SOON, eventually, small_socket, within};
 use crate::tls::{BOTH, Http2, handshake_over, with};
 
 const DATA: u8 = 0;
@@ -78,12 +78,12 @@ struct Frame {
 impl Frames {
     async fn connect(address: SocketAddr, authority: &Authority) -> Self {
         let socket = TcpStream::connect(address).await.expect("it listens");
-        Self::over(socket, authority).await
+        Self::over(socket, authority).await.expect("TLS")
     }
 
-    async fn over(socket: TcpStream, authority: &Authority) -> Self {
-        let tls = handshake_over(socket, authority.client(&["h2"], BOTH)).await;
-        let (reading, writing) = tokio::io::split(tls.expect("TLS"));
+    async fn over(socket: TcpStream, authority: &Authority) -> std::io::Result<Self> {
+        let tls = handshake_over(socket, authority.client(&["h2"], BOTH)).await?;
+        let (reading, writing) = tokio::io::split(tls);
         let incoming = Incoming {
             reading,
             received: Vec::new(),
@@ -91,8 +91,8 @@ impl Frames {
         let mut frames = Self { incoming, writing };
         let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         first.extend(frame(SETTINGS, 0, 0, &[]));
-        frames.send(&first).await.expect("the bridge reads");
-        frames
+        frames.send(&first).await?;
+        Ok(frames)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -347,29 +347,55 @@ async fn who_opens_streams_and_resets_them_one_after_the_other_is_let_go_as_well
 
 #[tokio::test]
 async fn at_a_drain_a_slow_client_gets_what_was_said_last_though_it_speaks_meanwhile() {
+    let padding = "x".repeat(12 * 1024);
+    for _ in 0..3 {
+        let Some((text, code)) = said_last(&padding).await else {
+            continue;
+        };
+        assert!(text.contains(&padding));
+        assert!(text.contains("event: bridge.bye"), "its farewell");
+        assert_eq!(code, Some(0), "a GOAWAY in good order");
+        return;
+    }
+    panic!("this machine is too slow to speak while the bridge listens");
+}
+
+/// How long the bridge still listens once it has said all.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a slow client that speaks meanwhile gets of a bridge that drains, and with which code that ends: of the stream, this
+/// event and all that comes behind. None where this machine let it speak too late.
+async fn said_last(event: &str) -> Option<(String, Option<u32>)> {
     let authority = Authority::new();
     let mut bridge = with(&authority.sign("server", &["localhost"], 2090))
         .start_listening()
         .await;
-    let socket = TcpSocket::new_v4().unwrap();
-    // So little that most of what comes waits at the bridge's end.
-    socket.set_recv_buffer_size(4 * 1024).unwrap();
-    let socket = socket.connect(bridge.public).await.unwrap();
+    // Most of what comes waits at the bridge's end.
+    let socket = small_socket(bridge.public).await;
     let own = socket.local_addr().unwrap();
-    let mut slow = Frames::over(socket, &authority).await;
+    let mut slow = Frames::over(socket, &authority).await.expect("TLS");
     slow.subscribe("team_id=7").await;
     let other = Http2::connect(bridge.public, &authority).await;
-    let padding = "x".repeat(12 * 1024);
-    other.publish("team.7.n", &padding).await;
+    other.publish("team.7.n", event).await;
     drop(other);
     bridge.signal(Signal::TERM);
+    let mut not_yet = Instant::now();
     eventually("the bridge has said all", SOON, async || {
-        (state(bridge.public, own) == Some(FIN_WAIT1)).then_some(())
+        let now = Instant::now();
+        let has_said_all = state(bridge.public, own) == Some(FIN_WAIT1);
+        if !has_said_all {
+            not_yet = now;
+        }
+        has_said_all.then_some(())
     })
     .await;
 
     let room = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 16, 0]);
-    slow.send(&room).await.expect("somebody is there");
+    let sent = slow.send(&room).await;
+    if not_yet.elapsed() > LINGER / 2 {
+        return None;
+    }
+    sent.expect("somebody is there");
     let mut text = Vec::new();
     let mut code = None;
     while let Some(frame) = slow.incoming.next().await.expect("no reset") {
@@ -378,12 +404,9 @@ async fn at_a_drain_a_slow_client_gets_what_was_said_last_though_it_speaks_meanw
             text.extend(frame.payload);
         }
     }
-    let text = String::from_utf8(text).expect("UTF-8");
-    assert!(text.contains(&padding));
-    assert!(text.contains("event: bridge.bye"), "its farewell");
-    assert_eq!(code, Some(0), "a GOAWAY in good order");
     drop(slow);
     assert_eq!(bridge.wait_exit(Duration::from_secs(8)).await, Some(0));
+    Some((String::from_utf8(text).expect("UTF-8"), code))
 }
 
 /// The kernel's number for an end that has closed, whose last bytes wait for room at the other.
@@ -436,8 +459,20 @@ async fn who_is_only_told_that_it_is_one_too_many_is_told_once() {
         .await;
     let mut held = Frames::connect(bridge.public, &authority).await;
     held.subscribe("team_id=7").await;
-    // Asks on and on, and heeds nothing that it is told: no GOAWAY, no ping.
-    let mut told = Frames::connect(bridge.public, &authority).await;
+    // It has a second for its handshake and its first request; where this machine takes longer, the next one is told.
+    let goodbye = eventually("one that is told", SOON, async || {
+        let socket = TcpStream::connect(bridge.public).await;
+        let told = Frames::over(socket.expect("it listens"), &authority).await;
+        let (answers, goodbye) = ask_on_and_on(told.ok()?).await;
+        (answers > 0).then_some(goodbye)
+    })
+    .await;
+    assert_eq!(goodbye, Some(0));
+}
+
+/// Heeds nothing that it is told, no GOAWAY and no ping, until the connection ends: how often it was answered, and the code of
+/// the last GOAWAY.
+async fn ask_on_and_on(mut told: Frames) -> (u32, Option<u32>) {
     let (mut answers, mut goodbye) = (0, None);
     let asking = async {
         for number in 0.. {
@@ -455,6 +490,5 @@ async fn who_is_only_told_that_it_is_one_too_many_is_told_once() {
         }
     };
     within("the end of that connection", SOON, asking).await;
-    assert!(answers > 0);
-    assert_eq!(goodbye, Some(0));
+    (answers, goodbye)
 }

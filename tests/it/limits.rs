@@ -133,7 +133,10 @@ async fn an_address_that_holds_connections_for_nothing_leaves_room_for_others() 
 
 #[tokio::test]
 async fn a_full_replica_says_so_to_whoever_comes_and_keeps_whom_it_has() {
-    let bridge = Bridge::dev().set("HTTP_MAX_CONNECTIONS", 3).start().await;
+    let bridge = Bridge::dev()
+        .set("HTTP_MAX_CONNECTIONS", 3)
+        .start_listening()
+        .await;
     let mut first = Client::connect(&bridge, "team_id=7").await;
     let second = Client::connect(&bridge, "team_id=7").await;
     let mut producer = bridge.producer().await;

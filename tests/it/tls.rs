@@ -20,14 +20,14 @@ use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::{
     Authority, Bridge, Client, Event, EventStream, Identity, Item, Raw, SOON, Setup, event,
-    eventually, may_open_many_files, within,
+    eventually, may_open_many_files, small_socket, within,
 };
 
 pub const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
@@ -238,7 +238,10 @@ async fn over_tls_a_browser_gets_its_events_with_http1_and_with_http2() {
         (count >= 2.0).then_some(())
     })
     .await;
-    assert_eq!(two.metric("sse_bridge_sockets").await, 2.0);
+    eventually("those that only shook hands are gone", SOON, async || {
+        (two.metric("sse_bridge_sockets").await == 2.0).then_some(())
+    })
+    .await;
     assert_eq!(
         two.metric(r#"sse_bridge_connections{transport="sse"}"#)
             .await,
@@ -332,13 +335,6 @@ async fn over_http1_a_full_socket_loses_nothing_and_a_client_that_hangs_up_is_le
     })
     .await;
     drop(left);
-}
-
-/// A connection for which the kernel holds little.
-async fn small_socket(address: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("an option");
-    socket.connect(address).await.expect("it listens")
 }
 
 /// Opens a stream on each of these, lets their sockets fill, reads one of them to the end of what was published and then
@@ -511,7 +507,7 @@ async fn a_stream_whose_client_makes_no_room_is_let_go_and_its_neighbours_are_no
     let authority = Authority::new();
     let bridge = with(&authority.sign("server", &["localhost"], 2090))
         .set("SSE_HEARTBEAT_SECONDS", 1)
-        .set("SSE_STALL_SECONDS", 2)
+        .set("SSE_STALL_SECONDS", 5)
         .start_listening()
         .await;
     let connection = Http2::connect(bridge.public, &authority).await;
@@ -769,9 +765,9 @@ async fn two_thousand_who_never_end_their_handshake_are_let_go_and_nobody_else_n
     for number in 0..STALLED {
         let (address, first) = (bridge.public, kinds[number % kinds.len()].to_vec());
         attackers.spawn(async move {
+            let began = Instant::now();
             let mut socket = TcpStream::connect(address).await.expect("it listens");
             socket.write_all(&first).await.expect("it reads");
-            let began = Instant::now();
             let mut buffer = [0; 4096];
             let end =
                 async { while matches!(socket.read(&mut buffer).await, Ok(read) if read > 0) {} };
@@ -779,14 +775,17 @@ async fn two_thousand_who_never_end_their_handshake_are_let_go_and_nobody_else_n
             began.elapsed()
         });
     }
-    let sockets = "sse_bridge_sockets";
-    eventually("they are all there", SOON, async || {
-        let all = STALLED as f64 + 1.0;
-        (honest.metric(sockets).await >= all).then_some(())
+    // On a busy machine the first are let go before the last are there.
+    let mut most = 0.0_f64;
+    eventually("as many are there as will be", SOON, async || {
+        let there = honest.metric("sse_bridge_sockets").await - 1.0;
+        most = most.max(there);
+        (there < most || there >= STALLED as f64).then_some(())
     })
     .await;
+    assert!(most >= STALLED as f64 / 2.0, "only {most} at one time");
     let grown = honest.metric(memory).await - before;
-    let each = grown / STALLED as f64;
+    let each = grown / most;
     assert!(each < 64.0 * 1024.0, "{each} bytes each");
     while !attackers.is_empty() {
         let began = Instant::now();

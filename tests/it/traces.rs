@@ -193,13 +193,16 @@ async fn a_collector_is_reached_over_tls_if_its_authority_is_believed() {
     let collector = Collector::start_over_tls(&authority.sign("collector", &["localhost"], 2040));
     let url = collector.url().replace("127.0.0.1", "localhost");
     let setup = traced(&collector).set("OTEL_EXPORTER_OTLP_ENDPOINT", url);
-    let believing = setup
+    let mut believing = setup
         .clone()
         .set("SSL_CERT_FILE", authority.file().display())
         .start()
         .await;
     believing.publish(&event("team.7.x", 1)).await;
     collector.wait_for(1, CONSUME).await;
+    // What it still had to send is sent by then.
+    believing.signal(Signal::TERM);
+    assert_eq!(believing.wait_exit(SOON).await, Some(0));
 
     let taken = collector.requests().len();
     let strange = Authority::new();

@@ -20,6 +20,14 @@ need 'python3 -c "import ensurepip, venv"' python3-venv
 need 'command -v go' golang-go
 install_missing
 
+# Asked where the module is: from 1.21 on Go fetches the toolchain that it needs.
+needed=$(sed -n 's/^go /go/p' tests/tools/compose/go.mod)
+there=$(cd tests/tools/compose && go env GOVERSION)
+if [ "$(printf '%s\n' "$needed" "$there" | sort -V | head -n 1)" != "$needed" ]; then
+    echo "Go ${needed#go} or newer is needed, and $(command -v go) is ${there#go}" >&2
+    exit 1
+fi
+
 python_venv target/foreign-venv tests/broker/foreign/requirements.txt 'pika, aio_pika, cryptography, jwt'
 
 python_venv target/deploy-venv tests/deploy/requirements.txt 'kubernetes_validate, jsonschema, yaml'

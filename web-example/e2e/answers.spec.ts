@@ -76,7 +76,7 @@ test("a page without a login learns by a 401 what is wrong, and goes on where it
   expect(answer).toMatchObject({ status: 401, type: "application/problem+json", problem: { status: 401 } });
 
   // A token that ends soon: the page is told before and when it ends, and what it tries then is a 401.
-  await signIn({ exp: Math.floor(Date.now() / 1000) + 6 });
+  await signIn({ exp: Math.floor(Date.now() / 1000) + 12 });
   const short = await Listener.open(page, bridge.events(), { events: ["bridge.expiring", "bridge.bye"] });
   await expect.poll(async () => (await short.messages()).map(({ type }) => type)).toEqual(["bridge.expiring"]);
   await producer.publish("team.7.note", "first");

@@ -4,7 +4,7 @@ import { expect, test } from "./harness/fixtures";
 
 test("the focus goes along with a job that is cancelled, is retried, and ends by itself", async ({ page, site }) => {
   const board = await Board.signIn(page, site, "Tomás Reyes", "Borealis");
-  const card = board.job(await board.startJob("Import a partner feed"));
+  const card = board.job(await board.startJob("Monthly report"));
   // From here on it stays where it is for some seconds.
   await expect(card.getByRole("progressbar")).toBeVisible();
   await card.getByRole("button", { name: "Cancel" }).press("Enter");

@@ -37,6 +37,11 @@ export class Link {
     return this.passages.flatMap(({ asked }) => asked.split("\r\n\r\n").filter((head) => head !== ""));
   }
 
+  /** The status of the answer on each connection that was asked anything: a browser may open one more than it needs. */
+  statuses(): number[] {
+    return this.passages.filter(({ asked }) => asked !== "").map(({ answered }) => Number(answered.split(" ", 2)[1]));
+  }
+
   /** Cuts all connections. New ones can be made at once. */
   cut(): void {
     for (const socket of this.sockets) socket.destroy();
