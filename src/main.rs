@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use sse_bridge::cli::Cli;
 
-/// 8 KB for an idle client against 12 with the system's (5,000 clients, when hyper still wrote their streams).
+/// After waves of clients it holds 49 MiB instead of 55 with the system's; else they are alike (benches/README.md).
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
