@@ -1,5 +1,7 @@
 //! The bridge ends as Kubernetes wants it: it says goodbye, hands its clients over, and is gone in time.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -85,7 +87,11 @@ async fn a_drain_ends_in_time_though_a_client_does_not_read() {
     bridge.signal(Signal::TERM);
     let status = bridge.wait_exit(SOON).await;
     assert_eq!(status.code(), Some(0), "{}", bridge.output());
-    assert!(began.elapsed() < SOON / 2, "it took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "it took {:?}",
+        began.elapsed()
+    );
     drop(stalled);
 }
 

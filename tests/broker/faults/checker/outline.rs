@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::history::{Fault, Intent, Moment, ORIGIN, Person, Record, Rules, SECOND, Sample};
 use super::{Kind, Report, entitlement};
 
-/// How long before and after its end a broker is not to be trusted with a confirm: RabbitMQ 3.10 that is starting on busy
+/// How long before and after its kill a broker is not to be trusted with a confirm: RabbitMQ 3.10 that is starting on busy
 /// cores was seen to confirm what it does not store.
 const UNTRUSTED: Moment = 10 * SECOND;
 
@@ -256,12 +256,12 @@ impl Outline {
             if !self.places(*number).is_empty() {
                 continue;
             }
-            let away = self.faults.iter().any(|span| {
-                matches!(span.fault.kind.as_str(), "broker_killed" | "broker_stopped")
+            let killed = self.faults.iter().any(|span| {
+                span.fault.kind == "broker_killed"
                     && confirmed + UNTRUSTED >= span.begin
                     && span.end.is_none_or(|end| confirmed <= end + UNTRUSTED)
             });
-            if away {
+            if killed {
                 report.summary.lost_by_broker += 1;
             } else {
                 let what = format!("{number}, confirmed at {confirmed}, is not in the stream");
